@@ -1,0 +1,1 @@
+//! The HTTP surface: accept, limits, JSON in and out, errors to statuses.

@@ -1,0 +1,129 @@
+//! Where a model's files come from: a folder, or this program's own binary.
+//! Knows file names and bytes, not what they mean.
+
+use std::ops::Deref;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use memmap2::Mmap;
+
+/// A model's files.
+#[derive(Clone)]
+pub enum ModelFiles {
+    /// A folder, such as a snapshot in the Hugging Face cache.
+    Folder(PathBuf),
+    /// Files embedded in the program: names and contents.
+    Embedded(&'static [(&'static str, &'static [u8])]),
+}
+
+/// The bytes of one file, memory-mapped or embedded. Cheap to clone.
+#[derive(Clone)]
+pub enum Blob {
+    /// A mapped file.
+    Mapped(Arc<Mmap>),
+    /// Part of the program.
+    Static(&'static [u8]),
+}
+
+/// A model file that cannot be had.
+#[derive(Debug, thiserror::Error)]
+pub enum FilesError {
+    /// It is not there.
+    #[error("the model has no {0}")]
+    Missing(String),
+    /// It is there and cannot be read.
+    #[error("cannot read {path}: {source}")]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// It should be text and is not.
+    #[error("the model's {0} is not UTF-8 text")]
+    NotText(String),
+}
+
+impl Deref for Blob {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        match self {
+            Self::Mapped(map) => map,
+            Self::Static(bytes) => bytes,
+        }
+    }
+}
+
+impl ModelFiles {
+    /// The names of all files, sorted.
+    ///
+    /// # Errors
+    /// If the folder cannot be listed.
+    pub fn names(&self) -> Result<Vec<String>, FilesError> {
+        let mut names: Vec<String> = match self {
+            Self::Folder(folder) => std::fs::read_dir(folder)
+                .map_err(|source| FilesError::Read {
+                    path: folder.clone(),
+                    source,
+                })?
+                .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
+                .collect(),
+            Self::Embedded(files) => files.iter().map(|(name, _)| (*name).to_owned()).collect(),
+        };
+        names.sort();
+        Ok(names)
+    }
+
+    /// The bytes of the file `name`.
+    ///
+    /// # Errors
+    /// If it is missing or cannot be read.
+    pub fn open(&self, name: &str) -> Result<Blob, FilesError> {
+        match self {
+            Self::Folder(folder) => map(&folder.join(name), name),
+            Self::Embedded(files) => files
+                .iter()
+                .find(|(known, _)| *known == name)
+                .map(|(_, bytes)| Blob::Static(bytes))
+                .ok_or_else(|| FilesError::Missing(name.to_owned())),
+        }
+    }
+
+    /// The text of the file `name`, or `None` if there is no such file.
+    ///
+    /// # Errors
+    /// If it cannot be read or is not UTF-8.
+    pub fn text(&self, name: &str) -> Result<Option<String>, FilesError> {
+        match self.open(name) {
+            Ok(blob) => match std::str::from_utf8(&blob) {
+                Ok(text) => Ok(Some(text.to_owned())),
+                Err(_) => Err(FilesError::NotText(name.to_owned())),
+            },
+            Err(FilesError::Missing(_)) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+/// Maps a file. An empty file cannot be mapped and gives no bytes.
+#[allow(unsafe_code)]
+fn map(path: &Path, name: &str) -> Result<Blob, FilesError> {
+    let failed = |source: std::io::Error| match source.kind() {
+        std::io::ErrorKind::NotFound => FilesError::Missing(name.to_owned()),
+        _ => FilesError::Read {
+            path: path.to_owned(),
+            source,
+        },
+    };
+    let file = std::fs::File::open(path).map_err(failed)?;
+    if file.metadata().map_err(failed)?.len() == 0 {
+        return Ok(Blob::Static(&[]));
+    }
+    // SAFETY: the map is only sound while nobody truncates or rewrites the
+    // file. Files of a model are written once, under another name, and then
+    // renamed into place (hf-hub's cache does so), and every program that
+    // maps weights relies on the same convention.
+    let map = unsafe { Mmap::map(&file) }.map_err(failed)?;
+    Ok(Blob::Mapped(Arc::new(map)))
+}
