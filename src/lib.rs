@@ -23,6 +23,7 @@
 //! | [`engine`] | one OS thread that owns the model; `submit(request) -> events` | JSON, HTTP, MCP, prompt text |
 //! | [`model`] | config-driven decoder, KV cache, weight loading, tokenizer | requests |
 //! | [`backend`] | the seam to the tensor library, a handful of coarse ops | everything above |
+//! | [`blob`] | bytes memory-mapped or embedded, shared without copying | what is in them |
 //! | [`hub`] | brings a model's files into a local folder | what is in them |
 //! | [`tools`] | the bundled MCP server, `llm-server tools` | the rest of the program |
 //! | [`demo`] | the bundled model's files, embedded | the rest of the program |
@@ -32,6 +33,7 @@
 
 pub mod app;
 pub mod backend;
+pub mod blob;
 pub mod chat;
 pub mod config;
 pub mod demo;
