@@ -147,8 +147,11 @@ pub trait Backend: 'static {
     fn embed(&self, table: &Self::Matrix, ids: &[u32]) -> Result<Self::Tensor, BackendError>;
 
     /// `x` times the transposed `weight`: `[T, in]` to `[T, out]`.
-    fn project(&self, x: &Self::Tensor, weight: &Self::Matrix)
-    -> Result<Self::Tensor, BackendError>;
+    fn project(
+        &self,
+        x: &Self::Tensor,
+        weight: &Self::Matrix,
+    ) -> Result<Self::Tensor, BackendError>;
 
     /// Root-mean-square norm over the last axis, scaled by `weight`
     /// (Zhang & Sennrich 2019, <https://arxiv.org/abs/1910.07467>).
@@ -198,8 +201,7 @@ pub trait Backend: 'static {
 
     /// `silu(gate) * up`, of one shape (Shazeer 2020,
     /// <https://arxiv.org/abs/2002.05202>).
-    fn swiglu(&self, gate: &Self::Tensor, up: &Self::Tensor)
-    -> Result<Self::Tensor, BackendError>;
+    fn swiglu(&self, gate: &Self::Tensor, up: &Self::Tensor) -> Result<Self::Tensor, BackendError>;
 
     /// The rows of `x` `[T, n]` that `rows` names, in its order.
     fn select_rows(&self, x: &Self::Tensor, rows: &[u32]) -> Result<Self::Tensor, BackendError>;

@@ -168,7 +168,10 @@ impl DecoderConfig {
             )));
         }
         if self.head_dim % 2 != 0 {
-            return Err(ConfigError::Invalid(format!("head_dim is odd: {}", self.head_dim)));
+            return Err(ConfigError::Invalid(format!(
+                "head_dim is odd: {}",
+                self.head_dim
+            )));
         }
         Ok(())
     }
@@ -194,7 +197,10 @@ impl File {
             None | Some("silu" | "swish") => {}
             Some(other) => return unsupported("hidden_act", &other, "silu"),
         }
-        for parameters in [&self.rope_scaling, &self.rope_parameters].into_iter().flatten() {
+        for parameters in [&self.rope_scaling, &self.rope_parameters]
+            .into_iter()
+            .flatten()
+        {
             let kind = parameters
                 .get("rope_type")
                 .or_else(|| parameters.get("type"))
@@ -217,7 +223,11 @@ impl File {
     }
 
     fn quantization(&self) -> Result<Option<Quantization>, ConfigError> {
-        let Some(written) = self.quantization.as_ref().or(self.quantization_config.as_ref()) else {
+        let Some(written) = self
+            .quantization
+            .as_ref()
+            .or(self.quantization_config.as_ref())
+        else {
             return Ok(None);
         };
         let unsupported = |value: String| ConfigError::Unsupported {
@@ -234,10 +244,14 @@ impl File {
         let field = |key| written.get(key).and_then(Value::as_u64);
         let (Some(group_size), Some(bits)) = (field("group_size"), field("bits")) else {
             let method = written.get("quant_method").and_then(Value::as_str);
-            return Err(unsupported(method.unwrap_or("of an unknown kind").to_owned()));
+            return Err(unsupported(
+                method.unwrap_or("of an unknown kind").to_owned(),
+            ));
         };
         if !matches!(bits, 4 | 8) || !matches!(group_size, 32 | 64 | 128) {
-            return Err(unsupported(format!("{bits} bits in groups of {group_size}")));
+            return Err(unsupported(format!(
+                "{bits} bits in groups of {group_size}"
+            )));
         }
         if let Some((layer, _)) = written.iter().find(|(_, value)| value.is_object()) {
             return Err(unsupported(format!("of its own kind for {layer}")));

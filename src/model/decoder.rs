@@ -118,7 +118,11 @@ impl<B: Backend> Decoder<B> {
         batch: &[Input<'_>],
         sequences: &mut [Sequence<B>],
     ) -> Result<B::Tensor, ModelError> {
-        let tokens: Vec<u32> = batch.iter().flat_map(|input| input.tokens).copied().collect();
+        let tokens: Vec<u32> = batch
+            .iter()
+            .flat_map(|input| input.tokens)
+            .copied()
+            .collect();
         let positions: Vec<u32> = batch
             .iter()
             .zip(sequences.iter())
@@ -159,7 +163,9 @@ impl<B: Backend> Decoder<B> {
             Vec::new()
         } else {
             let x = self.backend.select_rows(x, &rows)?;
-            let x = self.backend.rms_norm(&x, &self.norm, self.config.norm_eps)?;
+            let x = self
+                .backend
+                .rms_norm(&x, &self.norm, self.config.norm_eps)?;
             let output = self.output.as_ref().unwrap_or(&self.embedding);
             self.backend.read(&self.backend.project(&x, output)?)?
         };
@@ -290,7 +296,12 @@ impl<B: Backend> Layer<B> {
 fn info<B: Backend>(backend: &B, config: &DecoderConfig) -> ModelInfo {
     let attention = config.hidden_size * config.head_dim * 2 * (config.heads + config.kv_heads);
     let mlp = 3 * config.hidden_size * config.intermediate_size;
-    let norms = 2 * config.hidden_size + if config.qk_norm { 2 * config.head_dim } else { 0 };
+    let norms = 2 * config.hidden_size
+        + if config.qk_norm {
+            2 * config.head_dim
+        } else {
+            0
+        };
     let tables = if config.tied_embeddings { 1 } else { 2 };
     let parameters = config.layers * (attention + mlp + norms)
         + tables * config.vocabulary_size * config.hidden_size

@@ -70,7 +70,10 @@ impl Weights {
                     tensor,
                 };
                 if let Some(other) = tensors.insert(name.clone(), entry) {
-                    return Err(damaged(format!("{name} is both in {} and in {file}", other.file)));
+                    return Err(damaged(format!(
+                        "{name} is both in {} and in {file}",
+                        other.file
+                    )));
                 }
             }
         }
@@ -121,10 +124,14 @@ impl Weights {
     ) -> Result<MatrixWeights, ModelError> {
         let name = |part: &str| format!("{prefix}.{part}");
         if !self.has(&name("scales")) {
-            return Ok(MatrixWeights::Dense(self.parameter(&name("weight"), &[rows, columns])?));
+            return Ok(MatrixWeights::Dense(
+                self.parameter(&name("weight"), &[rows, columns])?,
+            ));
         }
         let Quantization { group_size, bits } = quantization.ok_or_else(|| {
-            damaged(format!("{prefix} is quantized but config.json does not say how"))
+            damaged(format!(
+                "{prefix} is quantized but config.json does not say how"
+            ))
         })?;
         if columns % group_size != 0 {
             return Err(damaged(format!(
@@ -157,7 +164,9 @@ fn shards(files: &ModelFiles) -> Result<Vec<String>, ModelError> {
         let shards: BTreeSet<&str> = map.values().filter_map(Value::as_str).collect();
         // A name with a path in it could lead out of the model's folder.
         if let Some(outside) = shards.iter().find(|name| name.contains(['/', '\\'])) {
-            return Err(damaged(format!("{INDEX} names {outside:?}, which is not a file beside it")));
+            return Err(damaged(format!(
+                "{INDEX} names {outside:?}, which is not a file beside it"
+            )));
         }
         return Ok(shards.into_iter().map(str::to_owned).collect());
     }
@@ -167,7 +176,10 @@ fn shards(files: &ModelFiles) -> Result<Vec<String>, ModelError> {
     if names.iter().any(models) {
         names.retain(models);
     } else if names.len() > 1 {
-        return Err(damaged(format!("which of these is the model? {}", names.join(", "))));
+        return Err(damaged(format!(
+            "which of these is the model? {}",
+            names.join(", ")
+        )));
     }
     match names.is_empty() {
         true => Err(damaged("there is no .safetensors file")),

@@ -139,7 +139,13 @@ fn unfused(q: &Tensor, k: &Tensor, v: &Tensor, scale: f32) -> Result<Tensor> {
         let mask: Vec<f32> = (0..n)
             .flat_map(|row| {
                 let visible = len - n + row;
-                (0..len).map(move |column| if column <= visible { 0.0 } else { f32::NEG_INFINITY })
+                (0..len).map(move |column| {
+                    if column <= visible {
+                        0.0
+                    } else {
+                        f32::NEG_INFINITY
+                    }
+                })
             })
             .collect();
         let mask = Tensor::from_vec(mask, (1, 1, n, len), q.device())?.to_dtype(q.dtype())?;
@@ -182,7 +188,11 @@ mod tests {
     #[test]
     fn fused_and_unfused_agree_on_prefill_chunks_and_decode() {
         for (n, len) in [(1, 1), (1, 37), (5, 5), (7, 300), (64, 64)] {
-            let (q, k, v) = (random((n, 4, 64)), random((len, 2, 64)), random((len, 2, 64)));
+            let (q, k, v) = (
+                random((n, 4, 64)),
+                random((len, 2, 64)),
+                random((len, 2, 64)),
+            );
             let fused = fused(&q, &k, &v, 0.125).unwrap();
             let unfused = unfused(&q, &k, &v, 0.125).unwrap();
             assert_eq!(fused.dims(), unfused.dims());
@@ -203,7 +213,10 @@ mod tests {
                 None => k.clone(),
             };
             assert_eq!(largest_difference(&keys, &all), 0.0);
-            assert_eq!(largest_difference(&values.narrow(0, kv.len - n, n).unwrap(), &v), 0.0);
+            assert_eq!(
+                largest_difference(&values.narrow(0, kv.len - n, n).unwrap(), &v),
+                0.0
+            );
             expected = Some(all);
         }
     }
@@ -216,14 +229,23 @@ mod tests {
         let mut together = [Kv::new(2, 32), Kv::new(2, 32)];
         let [first, second] = &mut together;
         let mut spans = [
-            Span { tokens: 4, kv: first },
-            Span { tokens: 5, kv: second },
+            Span {
+                tokens: 4,
+                kv: first,
+            },
+            Span {
+                tokens: 5,
+                kv: second,
+            },
         ];
         let batched = ragged(&q, &k, &v, &mut spans, 0.2).unwrap();
         let part = |x: &Tensor, start, n| x.narrow(0, start, n).unwrap();
         for (start, n) in [(0, 4), (4, 5)] {
             let mut kv = Kv::new(2, 32);
-            let mut spans = [Span { tokens: n, kv: &mut kv }];
+            let mut spans = [Span {
+                tokens: n,
+                kv: &mut kv,
+            }];
             let alone = ragged(
                 &part(&q, start, n),
                 &part(&k, start, n),

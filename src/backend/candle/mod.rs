@@ -83,7 +83,10 @@ impl Backend for Candle {
     fn describe(&self) -> String {
         match &self.device {
             Device::Cpu => {
-                format!("candle on the CPU, {} threads", rayon::current_num_threads())
+                format!(
+                    "candle on the CPU, {} threads",
+                    rayon::current_num_threads()
+                )
             }
             Device::Cuda(_) => "candle on CUDA".to_owned(),
             Device::Metal(_) => "candle on Metal".to_owned(),

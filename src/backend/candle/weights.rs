@@ -137,7 +137,11 @@ impl PackedRows {
         };
         let count = elements.shape[0];
         let row_bytes = elements.shape[1] * elements.dtype.size();
-        assert_eq!(elements.bytes.len(), count * row_bytes, "a raw tensor holds its shape");
+        assert_eq!(
+            elements.bytes.len(),
+            count * row_bytes,
+            "a raw tensor holds its shape"
+        );
         Ok(Self {
             count,
             columns,
@@ -311,7 +315,9 @@ impl DeviceMatrix {
                 let shape = (packed.shape[0], packed.shape[1] * 8);
                 let blocks = q4_1(packed, &to_f32(scales)?, &to_f32(biases)?, *group_size);
                 let storage = QStorage::from_data(blocks.into(), device, GgmlDType::Q4_1)?;
-                return Ok(Self::Blocks(QMatMul::from_qtensor(QTensor::new(storage, shape)?)?));
+                return Ok(Self::Blocks(QMatMul::from_qtensor(QTensor::new(
+                    storage, shape,
+                )?)?));
             }
             // ggml's 8-bit blocks have no bias, so these weights are unpacked.
             MatrixWeights::Affine { .. } => {
@@ -332,7 +338,9 @@ impl DeviceMatrix {
     fn project(&self, x: &Tensor) -> Result<Tensor> {
         match self {
             Self::Dense(transposed) => x.matmul(transposed),
-            Self::Blocks(blocks) => blocks.forward(&x.to_dtype(DType::F32)?)?.to_dtype(x.dtype()),
+            Self::Blocks(blocks) => blocks
+                .forward(&x.to_dtype(DType::F32)?)?
+                .to_dtype(x.dtype()),
         }
     }
 }
