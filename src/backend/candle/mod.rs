@@ -198,6 +198,3 @@ impl Backend for Candle {
             .map_err(failed("read"))
     }
 }
-
-#[cfg(test)]
-mod tests;
