@@ -181,12 +181,13 @@ fn build(
     let redactor = Arc::new(Redactor::new(secrets));
 
     let dropped = Arc::new(OnceLock::new());
-    let file = DailyFile::open(&settings.file, clock.clone(), dropped.clone()).map_err(|source| {
-        LogError::File {
-            file: settings.file.clone(),
-            source,
-        }
-    })?;
+    let file =
+        DailyFile::open(&settings.file, clock.clone(), dropped.clone()).map_err(|source| {
+            LogError::File {
+                file: settings.file.clone(),
+                source,
+            }
+        })?;
     let (queue, file_guard) = queue(file, "log-file");
     // The file was just made and nothing else sets its counter.
     let _ = dropped.set(queue.error_counter());

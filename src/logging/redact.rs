@@ -102,7 +102,10 @@ mod tests {
     #[test]
     fn the_longer_secret_goes_first() {
         let redactor = Redactor::new(["token", "token-and-more"]);
-        assert_eq!(redactor.redact("a token-and-more b token c"), "a *** b *** c");
+        assert_eq!(
+            redactor.redact("a token-and-more b token c"),
+            "a *** b *** c"
+        );
     }
 
     #[test]
