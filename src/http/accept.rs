@@ -30,7 +30,10 @@ pub(super) async fn next(
 }
 
 /// Accepts until it works.
-async fn patiently<T>(mut accept: impl AsyncFnMut() -> io::Result<T>) -> T {
+async fn patiently<T, F>(mut accept: impl FnMut() -> F) -> T
+where
+    F: Future<Output = io::Result<T>>,
+{
     let mut rest = REST;
     loop {
         match accept().await {
@@ -73,7 +76,10 @@ mod tests {
             Ok(7),
         ]);
         let started = std::time::Instant::now();
-        let accepted = patiently(async || script.pop_front().expect("the script ends with Ok"));
+        let accepted = patiently(|| {
+            let next = script.pop_front().expect("the script ends with Ok");
+            std::future::ready(next)
+        });
         assert_eq!(accepted.await, 7);
         // It rested after the errors of the system's, the second time longer.
         assert!(started.elapsed() >= 3 * REST);

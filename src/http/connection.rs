@@ -6,6 +6,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use futures::FutureExt;
 use hyper::StatusCode;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -67,7 +68,7 @@ async fn speak(
     let stream = Guarded::new(stream, limits.write_stall_timeout);
     let service = service_fn(|request| {
         let (server, refused) = (Arc::clone(server), Arc::clone(refused));
-        Box::pin(route::respond(server, refused, request))
+        route::respond(server, refused, request).boxed()
     });
     let mut connection = http1::Builder::new()
         .timer(TokioTimer::new())
@@ -93,8 +94,7 @@ async fn speak(
 fn refusal_response(status: StatusCode) -> String {
     let sentence = match status {
         StatusCode::REQUEST_TIMEOUT => "The request's head took too long to arrive.",
-        StatusCode::URI_TOO_LONG => "The request's address is too long.",
-        StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE => "The request's headers are too large.",
+        StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE => "The request's head is too large.",
         _ => "The request is not valid HTTP/1.1.",
     };
     let body = error_body(sentence).to_string();

@@ -12,7 +12,7 @@
 //! | 400 | the request is malformed, or the prompt does not fit the model's context |
 //! | 404, 405 | another path; another method |
 //! | 408 | the head or the body comes too slowly |
-//! | 413 | the body is longer than [`Limits::body_bytes`] |
+//! | 413, 431 | the body is longer than [`Limits::body_bytes`]; the head is too large |
 //! | 500 | something failed inside |
 //! | 503 | the queue is full, or the server is ending; with `Retry-After` |
 //! | 504 | [`Settings::request_timeout`] passed, queueing included |
@@ -131,7 +131,7 @@ pub async fn serve(
     accept_until(stop, listener, &server, &mut connections).await;
     server.draining.cancel();
     info!(connections = connections.len(), "draining");
-    drain(&server, connections).await;
+    drain(server, connections).await;
 }
 
 /// Accepts until `stop` is ready. The listener is dropped with the return.
@@ -159,7 +159,7 @@ async fn accept_until(
 }
 
 /// Waits for the connections to end, and sees to it that they do.
-async fn drain(server: &Server, mut connections: JoinSet<()>) {
+async fn drain(server: Arc<Server>, mut connections: JoinSet<()>) {
     let settings = &server.settings;
     if finished(&mut connections, settings.shutdown_grace).await {
         return;
