@@ -40,8 +40,7 @@ fn chunked(body: &[u8]) -> Vec<u8> {
 async fn a_body_may_be_as_long_as_the_limit_and_not_a_byte_longer() {
     let server = Fixture::start(settings()).await;
     let limit = 10 * 1024 * 1024;
-    let encodings: [fn(&[u8]) -> Vec<u8>; 2] = [|body| post(body), chunked];
-    for encode in encodings {
+    for encode in [|body: &[u8]| post(body), chunked] {
         let mut client = server.connect().await;
         client.send(&encode(&body_of(limit))).await;
         assert_eq!(client.response().await.answer(), "You said: x");

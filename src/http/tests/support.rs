@@ -171,7 +171,7 @@ impl Fixture {
     pub(super) async fn send(&self, prompt: &str) -> Client {
         let mut client = self.connect().await;
         client
-            .send(&post(&json!({"prompt": prompt}).to_string()))
+            .send(&post(json!({"prompt": prompt}).to_string()))
             .await;
         client
     }
