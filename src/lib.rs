@@ -23,6 +23,7 @@
 //! | [`engine`] | one OS thread that owns the model; `submit(request) -> events` | JSON, HTTP, MCP, prompt text |
 //! | [`model`] | config-driven decoder, KV cache, weight loading, tokenizer | requests |
 //! | [`backend`] | the seam to the tensor library, a handful of coarse ops | everything above |
+//! | [`blob`] | bytes memory-mapped or embedded, shared without copying | what is in them |
 //! | [`hub`] | brings a model's files into a local folder | what is in them |
 //! | [`progress`] | how far a long job has come: a bar and log lines | what the job is |
 //! | [`tools`] | the bundled MCP server, `llm-server tools` | the rest of the program |
@@ -33,6 +34,7 @@
 
 pub mod app;
 pub mod backend;
+pub mod blob;
 pub mod chat;
 pub mod config;
 pub mod demo;

@@ -3,7 +3,29 @@
 //!
 //! Knows nothing of JSON, HTTP, MCP or what the prompt says.
 
-use std::time::Duration;
+mod detokenizer;
+mod sampler;
+mod worker;
+
+use std::sync::{Arc, mpsc};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use tokio::sync::{mpsc as events, oneshot, watch};
+use tracing::Span;
+
+use crate::model::{Model, ModelError, ModelInfo, Tokenizer};
+use worker::{Job, Worker};
+
+/// What the engine is told by the configuration.
+#[derive(Debug, Clone, Default)]
+pub struct Settings {
+    /// The most tokens a sequence may have, prompt and generated; `None` is
+    /// what the model was made for.
+    pub context_length: Option<usize>,
+    /// The tokens that end a turn.
+    pub end_of_sequence: Vec<u32>,
+}
 
 /// How the next token is chosen from the logits. The definitions are those of
 /// mlx-lm's `sample_utils`.
@@ -88,25 +110,155 @@ pub enum EngineError {
     Stopped,
 }
 
-/// A running engine. Cheap to clone; the thread ends when the last clone is
-/// dropped and `EngineThread::join` waits for it.
+/// Why the engine is not running.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The model did not load.
+    #[error(transparent)]
+    Model(#[from] ModelError),
+    /// The operating system gave no thread.
+    #[error("cannot start the engine's thread: {0}")]
+    Thread(#[from] std::io::Error),
+    /// The thread panicked while it loaded the model.
+    #[error("the engine failed while it loaded the model")]
+    Panicked,
+}
+
+/// A running engine. Clones share it; when the last one is dropped the
+/// engine finishes the request it is at and its thread ends.
 #[derive(Clone)]
-pub struct Engine {}
+pub struct Engine {
+    jobs: mpsc::Sender<Job>,
+    info: Arc<ModelInfo>,
+    context_length: usize,
+}
+
+/// The engine's thread.
+pub struct EngineThread {
+    handle: JoinHandle<()>,
+    /// Dropped by the thread as it ends, in whatever way.
+    alive: watch::Receiver<()>,
+}
 
 /// The events of one request. Dropping it cancels the request before the
 /// engine's next step.
-pub struct Events {}
+pub struct Events {
+    receiver: events::UnboundedReceiver<Event>,
+    ended: bool,
+}
+
+/// Starts an engine. `load` runs on its thread, which will own the model;
+/// the future is ready when the model is.
+///
+/// # Errors
+/// If the model does not load.
+pub async fn start<L>(
+    load: L,
+    tokenizer: Arc<Tokenizer>,
+    settings: Settings,
+) -> Result<(Engine, EngineThread), StartError>
+where
+    L: FnOnce() -> Result<Box<dyn Model>, ModelError> + Send + 'static,
+{
+    let (jobs, queue) = mpsc::channel();
+    let (loaded, wait) = oneshot::channel();
+    let (still_alive, alive) = watch::channel(());
+    let span = Span::current();
+    let handle = std::thread::Builder::new()
+        .name("engine".to_owned())
+        .spawn(move || {
+            let _still_alive = still_alive;
+            let model = match span.in_scope(load) {
+                Ok(model) => model,
+                Err(error) => {
+                    // Nobody waiting any more is no reason to go on.
+                    let _ = loaded.send(Err(error));
+                    return;
+                }
+            };
+            let info = Arc::new(model.info().clone());
+            let made_for = info.context_length;
+            let context_length = settings.context_length.unwrap_or(made_for).min(made_for);
+            if loaded.send(Ok((info, context_length))).is_ok() {
+                Worker::new(model, tokenizer, settings.end_of_sequence, context_length).run(&queue);
+            }
+        })?;
+    match wait.await {
+        Ok(Ok((info, context_length))) => Ok((
+            Engine {
+                jobs,
+                info,
+                context_length,
+            },
+            EngineThread { handle, alive },
+        )),
+        Ok(Err(error)) => Err(error.into()),
+        Err(_) => Err(StartError::Panicked),
+    }
+}
 
 impl Engine {
-    /// Hands a request to the engine. Never blocks.
-    pub fn submit(&self, _request: Request) -> Events {
-        unimplemented!()
+    /// What the model is.
+    pub fn info(&self) -> &ModelInfo {
+        &self.info
+    }
+
+    /// The most tokens a sequence may have, prompt and generated.
+    pub fn context_length(&self) -> usize {
+        self.context_length
+    }
+
+    /// Hands a request to the engine. Never blocks. The engine's log lines
+    /// of the request are written within the current span.
+    pub fn submit(&self, request: Request) -> Events {
+        let (sender, receiver) = events::unbounded_channel();
+        let job = Job {
+            request,
+            events: sender,
+            submitted: Instant::now(),
+            span: Span::current(),
+        };
+        // If the engine is gone the job is dropped and the events end
+        // without a last one, which `Events::next` reports.
+        let _ = self.jobs.send(job);
+        Events {
+            receiver,
+            ended: false,
+        }
+    }
+}
+
+impl EngineThread {
+    /// Waits until the thread has ended. While engines are still held it
+    /// only ends by a failure.
+    pub async fn ended(&self) {
+        let mut alive = self.alive.clone();
+        // Nothing is ever sent: the only change is the sender's end.
+        let _ = alive.changed().await;
+    }
+
+    /// Waits for the thread's end. Every [`Engine`] must have been dropped.
+    /// Returns whether it ended without a panic.
+    pub fn join(self) -> bool {
+        self.handle.join().is_ok()
     }
 }
 
 impl Events {
     /// The next event; `None` after the last one.
     pub async fn next(&mut self) -> Option<Event> {
-        unimplemented!()
+        if self.ended {
+            return None;
+        }
+        let event = self
+            .receiver
+            .recv()
+            .await
+            .unwrap_or(Event::Failed(EngineError::Stopped));
+        self.ended = !matches!(event, Event::Text(_));
+        Some(event)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -22,7 +22,7 @@ pub struct ServerSettings {
 }
 
 /// How a server is reached.
-#[derive(Clone)]
+#[derive(Debug, Clone)]
 pub enum Transport {
     /// A child process that speaks over its stdin and stdout.
     Stdio {

@@ -1,11 +1,10 @@
 //! Where a model's files come from: a folder, or this program's own binary.
 //! Knows file names and bytes, not what they mean.
 
-use std::ops::Deref;
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::io::ErrorKind;
+use std::path::PathBuf;
 
-use memmap2::Mmap;
+use crate::blob::Blob;
 
 /// A model's files.
 #[derive(Clone)]
@@ -14,15 +13,6 @@ pub enum ModelFiles {
     Folder(PathBuf),
     /// Files embedded in the program: names and contents.
     Embedded(&'static [(&'static str, &'static [u8])]),
-}
-
-/// The bytes of one file, memory-mapped or embedded. Cheap to clone.
-#[derive(Clone)]
-pub enum Blob {
-    /// A mapped file.
-    Mapped(Arc<Mmap>),
-    /// Part of the program.
-    Static(&'static [u8]),
 }
 
 /// A model file that cannot be had.
@@ -42,17 +32,6 @@ pub enum FilesError {
     /// It should be text and is not.
     #[error("the model's {0} is not UTF-8 text")]
     NotText(String),
-}
-
-impl Deref for Blob {
-    type Target = [u8];
-
-    fn deref(&self) -> &[u8] {
-        match self {
-            Self::Mapped(map) => map,
-            Self::Static(bytes) => bytes,
-        }
-    }
 }
 
 impl ModelFiles {
@@ -81,11 +60,17 @@ impl ModelFiles {
     /// If it is missing or cannot be read.
     pub fn open(&self, name: &str) -> Result<Blob, FilesError> {
         match self {
-            Self::Folder(folder) => map(&folder.join(name), name),
+            Self::Folder(folder) => {
+                let path = folder.join(name);
+                Blob::map(&path).map_err(|source| match source.kind() {
+                    ErrorKind::NotFound => FilesError::Missing(name.to_owned()),
+                    _ => FilesError::Read { path, source },
+                })
+            }
             Self::Embedded(files) => files
                 .iter()
                 .find(|(known, _)| *known == name)
-                .map(|(_, bytes)| Blob::Static(bytes))
+                .map(|(_, bytes)| Blob::from_static(bytes))
                 .ok_or_else(|| FilesError::Missing(name.to_owned())),
         }
     }
@@ -104,26 +89,4 @@ impl ModelFiles {
             Err(error) => Err(error),
         }
     }
-}
-
-/// Maps a file. An empty file cannot be mapped and gives no bytes.
-#[allow(unsafe_code)]
-fn map(path: &Path, name: &str) -> Result<Blob, FilesError> {
-    let failed = |source: std::io::Error| match source.kind() {
-        std::io::ErrorKind::NotFound => FilesError::Missing(name.to_owned()),
-        _ => FilesError::Read {
-            path: path.to_owned(),
-            source,
-        },
-    };
-    let file = std::fs::File::open(path).map_err(failed)?;
-    if file.metadata().map_err(failed)?.len() == 0 {
-        return Ok(Blob::Static(&[]));
-    }
-    // SAFETY: the map is only sound while nobody truncates or rewrites the
-    // file. Files of a model are written once, under another name, and then
-    // renamed into place (hf-hub's cache does so), and every program that
-    // maps weights relies on the same convention.
-    let map = unsafe { Mmap::map(&file) }.map_err(failed)?;
-    Ok(Blob::Mapped(Arc::new(map)))
 }

@@ -1,0 +1,260 @@
+//! Attention of a ragged step, and the keys and values it reads.
+
+use candle_core::{D, Result, Tensor};
+use candle_nn::attention::flash_attn_varlen_cpu;
+
+use super::super::Span;
+
+/// Rows the buffers grow by: a few steps of decoding between two copies, and
+/// little memory taken in advance.
+const GROWTH: usize = 256;
+
+/// The keys and values of one sequence in one layer. `len` rows of the
+/// buffers are in use, `len <= capacity`.
+pub struct Kv {
+    kv_heads: usize,
+    head_dim: usize,
+    len: usize,
+    /// `[capacity, kv_heads, head_dim]` each; none before the first append.
+    buffers: Option<(Tensor, Tensor)>,
+}
+
+impl Kv {
+    pub(super) fn new(kv_heads: usize, head_dim: usize) -> Self {
+        Self {
+            kv_heads,
+            head_dim,
+            len: 0,
+            buffers: None,
+        }
+    }
+
+    /// Appends rows and returns all keys and values so far,
+    /// `[len, kv_heads, head_dim]` each.
+    fn append(&mut self, k: &Tensor, v: &Tensor) -> Result<(Tensor, Tensor)> {
+        let len = self.len + k.dim(0)?;
+        let (keys, values) = self.reserve(len, k)?;
+        keys.slice_set(&k.contiguous()?, 0, self.len)?;
+        values.slice_set(&v.contiguous()?, 0, self.len)?;
+        self.len = len;
+        Ok((keys.narrow(0, 0, len)?, values.narrow(0, 0, len)?))
+    }
+
+    /// Buffers with room for `len` rows, those in use kept.
+    fn reserve(&mut self, len: usize, like: &Tensor) -> Result<(Tensor, Tensor)> {
+        if let Some((keys, values)) = &self.buffers
+            && keys.dim(0)? >= len
+        {
+            return Ok((keys.clone(), values.clone()));
+        }
+        // By half at least, so that copying stays linear in the length.
+        let capacity = len.max(self.len + self.len / 2).next_multiple_of(GROWTH);
+        let grow = |old: Option<&Tensor>| {
+            let new = Tensor::zeros(
+                (capacity, self.kv_heads, self.head_dim),
+                like.dtype(),
+                like.device(),
+            )?;
+            if let Some(old) = old {
+                new.slice_set(&old.narrow(0, 0, self.len)?, 0, 0)?;
+            }
+            Ok::<_, candle_core::Error>(new)
+        };
+        let old = self.buffers.take();
+        let grown = (
+            grow(old.as_ref().map(|(keys, _)| keys))?,
+            grow(old.as_ref().map(|(_, values)| values))?,
+        );
+        self.buffers = Some(grown.clone());
+        Ok(grown)
+    }
+}
+
+/// As [`super::Backend::attention`] says.
+pub(super) fn ragged(
+    q: &Tensor,
+    k: &Tensor,
+    v: &Tensor,
+    spans: &mut [Span<'_, Kv>],
+    scale: f32,
+) -> Result<Tensor> {
+    let mut outputs = Vec::with_capacity(spans.len());
+    let mut start = 0;
+    for span in spans {
+        let rows = |x: &Tensor| x.narrow(0, start, span.tokens);
+        let (keys, values) = span.kv.append(&rows(k)?, &rows(v)?)?;
+        outputs.push(one_sequence(&rows(q)?, &keys, &values, scale)?);
+        start += span.tokens;
+    }
+    let output = Tensor::cat(&outputs, 0)?;
+    output.flatten_from(1)
+}
+
+/// Causal attention of the last rows of one sequence: `q` `[n, heads,
+/// head_dim]` are the last `n` of the `len` positions in `k` and `v`.
+fn one_sequence(q: &Tensor, k: &Tensor, v: &Tensor, scale: f32) -> Result<Tensor> {
+    if q.device().is_cpu() {
+        fused(q, k, v, scale)
+    } else {
+        unfused(q, k, v, scale)
+    }
+}
+
+fn fused(q: &Tensor, k: &Tensor, v: &Tensor, scale: f32) -> Result<Tensor> {
+    let (n, len) = (q.dim(0)?, k.dim(0)?);
+    let device = q.device();
+    flash_attn_varlen_cpu(
+        q,
+        k,
+        v,
+        None,
+        &Tensor::new(&[n as u32], device)?,
+        &Tensor::new(&[len as u32], device)?,
+        n,
+        len,
+        scale,
+        true,
+        None,
+        None,
+    )
+}
+
+/// The same out of plain products, for devices that [`fused`] does not know.
+fn unfused(q: &Tensor, k: &Tensor, v: &Tensor, scale: f32) -> Result<Tensor> {
+    let (n, heads, head_dim) = q.dims3()?;
+    let (len, kv_heads, _) = k.dims3()?;
+    // Heads of a group are rows of one product with their shared keys:
+    // [kv_heads, group * n, head_dim].
+    let group = heads / kv_heads;
+    let q = q
+        .transpose(0, 1)?
+        .contiguous()?
+        .reshape((kv_heads, group * n, head_dim))?;
+    let k = k.transpose(0, 1)?.contiguous()?;
+    let v = v.transpose(0, 1)?.contiguous()?;
+    let scores = (q.matmul(&k.transpose(1, 2)?)? * f64::from(scale))?;
+    let scores = if n == 1 {
+        scores
+    } else {
+        let mask: Vec<f32> = (0..n)
+            .flat_map(|row| {
+                let visible = len - n + row;
+                (0..len).map(move |column| {
+                    if column <= visible {
+                        0.0
+                    } else {
+                        f32::NEG_INFINITY
+                    }
+                })
+            })
+            .collect();
+        let mask = Tensor::from_vec(mask, (1, 1, n, len), q.device())?.to_dtype(q.dtype())?;
+        scores
+            .reshape((kv_heads, group, n, len))?
+            .broadcast_add(&mask)?
+            .reshape((kv_heads, group * n, len))?
+    };
+    let weights = candle_nn::ops::softmax(&scores, D::Minus1)?;
+    weights
+        .matmul(&v)?
+        .reshape((heads, n, head_dim))?
+        .transpose(0, 1)?
+        .contiguous()
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use candle_core::Device;
+
+    fn random(shape: (usize, usize, usize)) -> Tensor {
+        Tensor::randn(0f32, 1f32, shape, &Device::Cpu).unwrap()
+    }
+
+    fn largest_difference(a: &Tensor, b: &Tensor) -> f32 {
+        (a - b)
+            .unwrap()
+            .abs()
+            .unwrap()
+            .flatten_all()
+            .unwrap()
+            .max(0)
+            .unwrap()
+            .to_scalar()
+            .unwrap()
+    }
+
+    #[test]
+    fn fused_and_unfused_agree_on_prefill_chunks_and_decode() {
+        for (n, len) in [(1, 1), (1, 37), (5, 5), (7, 300), (64, 64)] {
+            let (q, k, v) = (
+                random((n, 4, 64)),
+                random((len, 2, 64)),
+                random((len, 2, 64)),
+            );
+            let fused = fused(&q, &k, &v, 0.125).unwrap();
+            let unfused = unfused(&q, &k, &v, 0.125).unwrap();
+            assert_eq!(fused.dims(), unfused.dims());
+            let difference = largest_difference(&fused, &unfused);
+            assert!(difference < 1e-5, "{n} of {len}: {difference}");
+        }
+    }
+
+    #[test]
+    fn growing_keeps_every_row() {
+        let mut kv = Kv::new(2, 8);
+        let mut expected: Option<Tensor> = None;
+        for n in [1, 255, 1, 300, 7, 1] {
+            let (k, v) = (random((n, 2, 8)), random((n, 2, 8)));
+            let (keys, values) = kv.append(&k, &v).unwrap();
+            let all = match &expected {
+                Some(before) => Tensor::cat(&[before, &k], 0).unwrap(),
+                None => k.clone(),
+            };
+            assert_eq!(largest_difference(&keys, &all), 0.0);
+            assert_eq!(
+                largest_difference(&values.narrow(0, kv.len - n, n).unwrap(), &v),
+                0.0
+            );
+            expected = Some(all);
+        }
+    }
+
+    #[test]
+    fn sequences_of_a_ragged_step_do_not_see_one_another() {
+        let shape = |n| (n, 4, 32);
+        let kv_shape = |n| (n, 2, 32);
+        let (q, k, v) = (random(shape(9)), random(kv_shape(9)), random(kv_shape(9)));
+        let mut together = [Kv::new(2, 32), Kv::new(2, 32)];
+        let [first, second] = &mut together;
+        let mut spans = [
+            Span {
+                tokens: 4,
+                kv: first,
+            },
+            Span {
+                tokens: 5,
+                kv: second,
+            },
+        ];
+        let batched = ragged(&q, &k, &v, &mut spans, 0.2).unwrap();
+        let part = |x: &Tensor, start, n| x.narrow(0, start, n).unwrap();
+        for (start, n) in [(0, 4), (4, 5)] {
+            let mut kv = Kv::new(2, 32);
+            let mut spans = [Span {
+                tokens: n,
+                kv: &mut kv,
+            }];
+            let alone = ragged(
+                &part(&q, start, n),
+                &part(&k, start, n),
+                &part(&v, start, n),
+                &mut spans,
+                0.2,
+            )
+            .unwrap();
+            assert!(largest_difference(&part(&batched, start, n), &alone) < 1e-6);
+        }
+    }
+}

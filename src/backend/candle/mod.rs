@@ -1,0 +1,200 @@
+//! candle: the backend for machines without MLX. On the CPU, activations are
+//! `f32` and weights stay packed where the file was mapped ([`weights`]); on
+//! a GPU, weights become candle tensors in the device's own type.
+
+mod attention;
+mod weights;
+
+use candle_core::{DType, Device, Tensor};
+use candle_nn::ops;
+
+use super::{Backend, BackendError, Dtype, MatrixWeights, RawTensor, Span};
+use attention::Kv;
+use weights::Matrix;
+
+/// candle on one device.
+pub struct Candle {
+    device: Device,
+    /// The type of activations and of the KV cache.
+    dtype: DType,
+}
+
+/// The cosines and sines of a step's tokens, `[T, rotated / 2]` each.
+pub struct Rotation {
+    cos: Tensor,
+    sin: Tensor,
+}
+
+impl Candle {
+    /// The best device this build knows: CUDA or Metal where the features of
+    /// the same names are compiled in, else the CPU.
+    ///
+    /// # Errors
+    /// If a GPU that is compiled in cannot be opened.
+    pub fn start() -> Result<Self, BackendError> {
+        let device = if candle_core::utils::cuda_is_available() {
+            Device::new_cuda(0).map_err(failed("start"))?
+        } else if candle_core::utils::metal_is_available() {
+            Device::new_metal(0).map_err(failed("start"))?
+        } else {
+            Device::Cpu
+        };
+        Ok(Self::on(device))
+    }
+
+    /// candle on `device`.
+    fn on(device: Device) -> Self {
+        // candle's f16 product on the CPU uses one thread and its bf16 one
+        // widens on every call; f32 is the fast path there.
+        let dtype = if device.is_cpu() {
+            DType::F32
+        } else {
+            DType::F16
+        };
+        Self { device, dtype }
+    }
+}
+
+/// Names the operation in an error of candle's.
+fn failed(op: &'static str) -> impl Fn(candle_core::Error) -> BackendError {
+    move |error| BackendError {
+        op,
+        reason: error.to_string(),
+    }
+}
+
+/// A stored floating-point tensor on `device`, in the type it is stored in.
+fn dense(raw: &RawTensor, device: &Device) -> candle_core::Result<Tensor> {
+    let dtype = match raw.dtype {
+        Dtype::F32 => DType::F32,
+        Dtype::F16 => DType::F16,
+        Dtype::Bf16 => DType::BF16,
+        Dtype::U32 => DType::U32,
+    };
+    Tensor::from_raw_buffer(&raw.bytes, dtype, &raw.shape, device)
+}
+
+impl Backend for Candle {
+    type Tensor = Tensor;
+    type Matrix = Matrix;
+    type Rotation = Rotation;
+    type Kv = Kv;
+
+    fn describe(&self) -> String {
+        match &self.device {
+            Device::Cpu => {
+                format!(
+                    "candle on the CPU, {} threads",
+                    rayon::current_num_threads()
+                )
+            }
+            Device::Cuda(_) => "candle on CUDA".to_owned(),
+            Device::Metal(_) => "candle on Metal".to_owned(),
+        }
+    }
+
+    fn kv_element_size(&self) -> usize {
+        self.dtype.size_in_bytes()
+    }
+
+    fn parameter(&self, raw: &RawTensor) -> Result<Tensor, BackendError> {
+        dense(raw, &self.device)
+            .and_then(|tensor| tensor.to_dtype(self.dtype))
+            .map_err(failed("parameter"))
+    }
+
+    fn matrix(&self, weights: MatrixWeights) -> Result<Matrix, BackendError> {
+        Matrix::load(weights, &self.device, self.dtype).map_err(failed("matrix"))
+    }
+
+    fn embed(&self, table: &Matrix, ids: &[u32]) -> Result<Tensor, BackendError> {
+        table
+            .rows(ids, &self.device, self.dtype)
+            .map_err(failed("embed"))
+    }
+
+    fn project(&self, x: &Tensor, weight: &Matrix) -> Result<Tensor, BackendError> {
+        weight.project(x).map_err(failed("project"))
+    }
+
+    fn rms_norm(&self, x: &Tensor, weight: &Tensor, eps: f32) -> Result<Tensor, BackendError> {
+        ops::rms_norm(x, weight, eps).map_err(failed("rms_norm"))
+    }
+
+    fn split_heads(&self, x: &Tensor, heads: usize) -> Result<Tensor, BackendError> {
+        let split = || {
+            let (tokens, width) = x.dims2()?;
+            x.reshape((tokens, heads, width / heads))
+        };
+        split().map_err(failed("split_heads"))
+    }
+
+    fn rotation(&self, positions: &[u32], inv_freq: &[f32]) -> Result<Rotation, BackendError> {
+        // In f64 and in one pass: at long positions an f32 product of
+        // position and frequency is off by more than the angle's own step.
+        let angles = |f: fn(f64) -> f64| {
+            let values: Vec<f32> = positions
+                .iter()
+                .flat_map(|&position| {
+                    inv_freq
+                        .iter()
+                        .map(move |&freq| f(f64::from(position) * f64::from(freq)) as f32)
+                })
+                .collect();
+            Tensor::from_vec(values, (positions.len(), inv_freq.len()), &self.device)?
+                .to_dtype(self.dtype)
+        };
+        let both = || {
+            Ok(Rotation {
+                cos: angles(f64::cos)?,
+                sin: angles(f64::sin)?,
+            })
+        };
+        both().map_err(failed("rotation"))
+    }
+
+    fn rotate(&self, x: &Tensor, rotation: &Rotation) -> Result<Tensor, BackendError> {
+        let rotate = || {
+            let x = x.contiguous()?.unsqueeze(0)?;
+            candle_nn::rotary_emb::rope_thd(&x, &rotation.cos, &rotation.sin)?.squeeze(0)
+        };
+        rotate().map_err(failed("rotate"))
+    }
+
+    fn kv(&self, kv_heads: usize, head_dim: usize) -> Result<Kv, BackendError> {
+        Ok(Kv::new(kv_heads, head_dim))
+    }
+
+    fn attention(
+        &self,
+        q: &Tensor,
+        k: &Tensor,
+        v: &Tensor,
+        spans: &mut [Span<'_, Kv>],
+        scale: f32,
+    ) -> Result<Tensor, BackendError> {
+        attention::ragged(q, k, v, spans, scale).map_err(failed("attention"))
+    }
+
+    fn add(&self, a: &Tensor, b: &Tensor) -> Result<Tensor, BackendError> {
+        a.add(b).map_err(failed("add"))
+    }
+
+    fn swiglu(&self, gate: &Tensor, up: &Tensor) -> Result<Tensor, BackendError> {
+        ops::silu(gate)
+            .and_then(|gate| gate.mul(up))
+            .map_err(failed("swiglu"))
+    }
+
+    fn select_rows(&self, x: &Tensor, rows: &[u32]) -> Result<Tensor, BackendError> {
+        Tensor::new(rows, &self.device)
+            .and_then(|rows| x.index_select(&rows, 0))
+            .map_err(failed("select_rows"))
+    }
+
+    fn read(&self, x: &Tensor) -> Result<Vec<f32>, BackendError> {
+        x.to_dtype(DType::F32)
+            .and_then(|x| x.flatten_all()?.to_vec1())
+            .map_err(failed("read"))
+    }
+}

@@ -1,0 +1,198 @@
+//! A model's weights in safetensors files: found by name, checked for shape,
+//! left where they are mapped. Knows nothing of layers.
+
+use std::collections::{BTreeSet, HashMap};
+
+use safetensors::SafeTensors;
+use serde_json::Value;
+
+use super::ModelError;
+use super::config::Quantization;
+use super::files::ModelFiles;
+use crate::backend::{Dtype, MatrixWeights, RawTensor};
+
+/// The file that says which tensor is in which shard.
+const INDEX: &str = "model.safetensors.index.json";
+
+/// All tensors of a model by name.
+pub(super) struct Weights {
+    tensors: HashMap<String, Entry>,
+}
+
+struct Entry {
+    file: String,
+    /// The tensor, or why it cannot be one of ours.
+    tensor: Result<RawTensor, String>,
+}
+
+fn damaged(reason: impl Into<String>) -> ModelError {
+    ModelError::Weights(reason.into())
+}
+
+impl Weights {
+    /// Maps the files: the shards the index names, or else every
+    /// `.safetensors` file whose name begins with `model`, or else the only
+    /// one there is.
+    pub(super) fn open(files: &ModelFiles) -> Result<Self, ModelError> {
+        let mut tensors = HashMap::new();
+        for file in shards(files)? {
+            let blob = files.open(&file)?;
+            // The header has a length, offsets without gaps, and an end that
+            // has to be the file's: read_metadata checks the first two.
+            let (header, metadata) = SafeTensors::read_metadata(&blob)
+                .map_err(|error| damaged(format!("{file} is damaged or incomplete: {error}")))?;
+            let data = header + 8;
+            if data + metadata.data_len() != blob.len() {
+                return Err(damaged(format!(
+                    "{file} has {} bytes but its header says {}; delete it and start again to download it anew",
+                    blob.len(),
+                    data + metadata.data_len(),
+                )));
+            }
+            for (name, info) in metadata.tensors() {
+                let (start, end) = info.data_offsets;
+                let tensor = dtype(info.dtype).and_then(|dtype| {
+                    let bytes = blob
+                        .slice(data + start..data + end)
+                        .ok_or("it reaches beyond its file")?;
+                    let elements: usize = info.shape.iter().product();
+                    if elements * dtype.size() != bytes.len() {
+                        return Err("its shape does not fit its bytes".to_owned());
+                    }
+                    Ok(RawTensor {
+                        dtype,
+                        shape: info.shape.clone(),
+                        bytes,
+                    })
+                });
+                let entry = Entry {
+                    file: file.clone(),
+                    tensor,
+                };
+                if let Some(other) = tensors.insert(name.clone(), entry) {
+                    return Err(damaged(format!(
+                        "{name} is both in {} and in {file}",
+                        other.file
+                    )));
+                }
+            }
+        }
+        Ok(Self { tensors })
+    }
+
+    /// Whether there is a tensor `name`.
+    pub(super) fn has(&self, name: &str) -> bool {
+        self.tensors.contains_key(name)
+    }
+
+    /// The tensor `name`, which must have the shape `shape`.
+    pub(super) fn tensor(&self, name: &str, shape: &[usize]) -> Result<RawTensor, ModelError> {
+        let entry = self
+            .tensors
+            .get(name)
+            .ok_or_else(|| damaged(format!("{name} is missing")))?;
+        let tensor = entry
+            .tensor
+            .as_ref()
+            .map_err(|reason| damaged(format!("{name} in {}: {reason}", entry.file)))?;
+        if tensor.shape != shape {
+            return Err(damaged(format!(
+                "{name} in {} has the shape {:?} instead of {shape:?}",
+                entry.file, tensor.shape
+            )));
+        }
+        Ok(tensor.clone())
+    }
+
+    /// The floating-point tensor `name` of the shape `shape`.
+    pub(super) fn parameter(&self, name: &str, shape: &[usize]) -> Result<RawTensor, ModelError> {
+        let tensor = self.tensor(name, shape)?;
+        if tensor.dtype == Dtype::U32 {
+            return Err(damaged(format!("{name} holds integers instead of numbers")));
+        }
+        Ok(tensor)
+    }
+
+    /// The matrix `[rows, columns]` named `prefix`: quantized if its scales
+    /// are there, as mlx-lm decides it too.
+    pub(super) fn matrix(
+        &self,
+        prefix: &str,
+        rows: usize,
+        columns: usize,
+        quantization: Option<Quantization>,
+    ) -> Result<MatrixWeights, ModelError> {
+        let name = |part: &str| format!("{prefix}.{part}");
+        if !self.has(&name("scales")) {
+            return Ok(MatrixWeights::Dense(
+                self.parameter(&name("weight"), &[rows, columns])?,
+            ));
+        }
+        let Quantization { group_size, bits } = quantization.ok_or_else(|| {
+            damaged(format!(
+                "{prefix} is quantized but config.json does not say how"
+            ))
+        })?;
+        if columns % group_size != 0 {
+            return Err(damaged(format!(
+                "{prefix} has {columns} columns, which groups of {group_size} do not fill"
+            )));
+        }
+        let packed = self.tensor(&name("weight"), &[rows, columns * bits / 32])?;
+        if packed.dtype != Dtype::U32 {
+            return Err(damaged(format!("{prefix}.weight is not packed as U32")));
+        }
+        let groups = [rows, columns / group_size];
+        Ok(MatrixWeights::Affine {
+            packed,
+            scales: self.parameter(&name("scales"), &groups)?,
+            biases: self.parameter(&name("biases"), &groups)?,
+            group_size,
+            bits,
+        })
+    }
+}
+
+/// The names of the files that hold the weights.
+fn shards(files: &ModelFiles) -> Result<Vec<String>, ModelError> {
+    if let Some(text) = files.text(INDEX)? {
+        let index: Value = serde_json::from_str(&text)
+            .map_err(|error| damaged(format!("{INDEX} is not JSON: {error}")))?;
+        let map = index["weight_map"]
+            .as_object()
+            .ok_or_else(|| damaged(format!("{INDEX} has no weight_map")))?;
+        let shards: BTreeSet<&str> = map.values().filter_map(Value::as_str).collect();
+        // A name with a path in it could lead out of the model's folder.
+        if let Some(outside) = shards.iter().find(|name| name.contains(['/', '\\'])) {
+            return Err(damaged(format!(
+                "{INDEX} names {outside:?}, which is not a file beside it"
+            )));
+        }
+        return Ok(shards.into_iter().map(str::to_owned).collect());
+    }
+    let mut names = files.names()?;
+    names.retain(|name| name.ends_with(".safetensors"));
+    let models = |name: &String| name.starts_with("model");
+    if names.iter().any(models) {
+        names.retain(models);
+    } else if names.len() > 1 {
+        return Err(damaged(format!(
+            "which of these is the model? {}",
+            names.join(", ")
+        )));
+    }
+    match names.is_empty() {
+        true => Err(damaged("there is no .safetensors file")),
+        false => Ok(names),
+    }
+}
+
+fn dtype(stored: safetensors::Dtype) -> Result<Dtype, String> {
+    match stored {
+        safetensors::Dtype::F32 => Ok(Dtype::F32),
+        safetensors::Dtype::F16 => Ok(Dtype::F16),
+        safetensors::Dtype::BF16 => Ok(Dtype::Bf16),
+        safetensors::Dtype::U32 => Ok(Dtype::U32),
+        other => Err(format!("elements of type {other:?} are not supported")),
+    }
+}
