@@ -50,7 +50,7 @@ pub struct ServerSettings {
 }
 
 /// How a server is reached.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub enum Transport {
     /// A child process that speaks over its stdin and stdout.
     Stdio {
