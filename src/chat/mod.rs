@@ -3,6 +3,12 @@
 //!
 //! Knows nothing of HTTP and nothing of MCP.
 
+pub mod formats;
+pub mod local;
+mod reasoning;
+pub mod template;
+pub mod turn;
+
 use futures::future::BoxFuture;
 use serde_json::{Map, Value};
 
