@@ -27,6 +27,10 @@ mod stderr;
 mod stdio;
 mod throttle;
 
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests;
+
 pub use registry::{Registry, ServerState, ServerStatus};
 
 use std::collections::BTreeMap;
