@@ -72,12 +72,12 @@ fn model(config: &Config) -> Result<bool, Failure> {
         Ok(Location::Partial { missing }) => {
             let missing: Vec<String> = missing.iter().map(ToString::to_string).collect();
             let missing = missing.join("; ");
-            (false, format!("cached in part ({missing}); the next start downloads the rest"))
+            (
+                false,
+                format!("cached in part ({missing}); the next start downloads the rest"),
+            )
         }
-        Ok(Location::NotCached) => (
-            false,
-            "not cached; the next start downloads it".to_owned(),
-        ),
+        Ok(Location::NotCached) => (false, "not cached; the next start downloads it".to_owned()),
         Err(error) => (false, error.to_string()),
     };
     print(format_args!("model    {name}: {state}"))?;

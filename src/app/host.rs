@@ -15,7 +15,7 @@ use crate::engine::{self, Engine, EngineThread};
 use crate::hub;
 use crate::mcp::{Registry, ServerState};
 use crate::model::{self, ModelFiles, Tokenizer};
-use crate::progress::{Progress, Reporter};
+use crate::progress::Reporter;
 use crate::session::{SessionError, ToolLoop};
 
 /// Everything that answers a prompt.
@@ -158,7 +158,11 @@ async fn load_model(
     if let Some(asked) = config.model.context_length
         && asked > engine.context_length()
     {
-        warn!(asked, made_for = engine.context_length(), "context_length is more than the model was made for");
+        warn!(
+            asked,
+            made_for = engine.context_length(),
+            "context_length is more than the model was made for"
+        );
     }
     let settings = chat::Settings {
         temperature: config.sampling.temperature,
@@ -193,9 +197,11 @@ async fn warm_up(sessions: &ToolLoop, engine: &Engine) -> Result<(), Failure> {
             "the system prompt and the tools alone need {needed} tokens but the context holds {limit}; \
              shorten system_prompt or allow fewer tools with `tools` in the servers' entries"
         ))),
-        Err(SessionError::Model(error @ ChatError::Template(_))) => Err(Failure::new(format_args!(
-            "the model cannot be talked to: {error}"
+        Err(SessionError::Model(error @ ChatError::Template(_))) => Err(Failure::new(
+            format_args!("the model cannot be talked to: {error}"),
+        )),
+        Err(error) => Err(Failure::new(format_args!(
+            "the model fails at work: {error}"
         ))),
-        Err(error) => Err(Failure::new(format_args!("the model fails at work: {error}"))),
     }
 }

@@ -115,12 +115,7 @@ async fn load_config(path: &Path) -> Result<Config, Failure> {
         Ok(config) => return Ok(config),
         Err(faults) => faults,
     };
-    let failure = || {
-        Failure::config(format_args!(
-            "{} cannot be used:\n{faults}",
-            path.display()
-        ))
-    };
+    let failure = || Failure::config(format_args!("{} cannot be used:\n{faults}", path.display()));
     if let Some(log) = &faults.log {
         return with_log(log, &[], async { Err(failure()) }).await;
     }

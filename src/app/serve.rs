@@ -36,7 +36,11 @@ pub(super) async fn serve(
     config: &Config,
     ready: impl FnOnce(SocketAddr) -> Result<(), Failure>,
 ) -> Result<(), Failure> {
-    info!(version = env!("CARGO_PKG_VERSION"), pid = std::process::id(), "starting");
+    info!(
+        version = env!("CARGO_PKG_VERSION"),
+        pid = std::process::id(),
+        "starting"
+    );
     let shutdown = Shutdown::install()
         .map_err(|error| Failure::new(format_args!("cannot watch for signals: {error}")))?;
     // Taken now, so that a port in use shows before anything is loaded; not
@@ -57,7 +61,13 @@ pub(super) async fn serve(
             () = host.engine.ended() => error!("the engine has stopped; ending"),
         }
     };
-    http::serve(listener, Arc::clone(&host.sessions), http_settings(config), stop).await;
+    http::serve(
+        listener,
+        Arc::clone(&host.sessions),
+        http_settings(config),
+        stop,
+    )
+    .await;
     host.close().await?;
     info!("stopped");
     Ok(())

@@ -25,6 +25,7 @@ use std::time::Duration;
 
 pub use faults::{Fault, Faults};
 
+use crate::backend::BackendChoice;
 use crate::{logging, mcp, session};
 
 /// Everything the configuration says, checked and complete.
@@ -80,17 +81,6 @@ impl fmt::Display for ModelName {
             Self::Folder(folder) => folder.display().fmt(f),
         }
     }
-}
-
-/// What runs the model.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum BackendChoice {
-    /// The best one that is compiled in and works here.
-    Auto,
-    /// candle.
-    Candle,
-    /// MLX.
-    Mlx,
 }
 
 /// How tokens are chosen; [`crate::engine::Sampling`] says what each means.

@@ -47,12 +47,6 @@ pub(super) const KEYS: &[Key] = &[
 /// Further spellings.
 pub(super) const ALIASES: &[(&str, &str)] = &[("mcpServers", "servers")];
 
-const BACKENDS: [(&str, BackendChoice); 3] = [
-    ("auto", BackendChoice::Auto),
-    ("candle", BackendChoice::Candle),
-    ("mlx", BackendChoice::Mlx),
-];
-
 /// The most of anything that is counted; keeps sums of counts in range.
 const MANY: u64 = 1_000_000_000;
 
@@ -148,9 +142,11 @@ fn model(c: &mut Context<'_>, top: &Section<'_>, folder: &Path) -> ModelChoice {
         .filled(c, "model_name")
         .and_then(|written| model_name(c, &written, folder));
     let backend = top.text(c, "backend").and_then(|name| {
-        let choice = BACKENDS.iter().find(|(known, _)| *known == name);
+        let choice = BackendChoice::NAMES
+            .iter()
+            .find(|(known, _)| *known == name);
         if choice.is_none() {
-            let names = BACKENDS.map(|(name, _)| name).join(", ");
+            let names = BackendChoice::NAMES.map(|(name, _)| name).join(", ");
             c.fault(
                 "backend",
                 "is not a backend",

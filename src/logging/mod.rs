@@ -43,6 +43,10 @@ pub use redact::Redactor;
 /// The environment variable that sets the log's clock, for tests.
 pub const TEST_CLOCK: &str = "LLM_SERVER_TEST_CLOCK";
 
+/// The target of events that stay away from stderr: the program says the same
+/// there in its own words.
+pub const FILE_ONLY: &str = concat!(env!("CARGO_CRATE_NAME"), "::file_only");
+
 /// Lines that may wait for the disk. With `record::LONGEST` this bounds the
 /// memory that waiting lines can take.
 const QUEUE: usize = 8192;
@@ -209,7 +213,7 @@ fn build(
                 .with_target(false)
                 .with_timer(Stamp::short(clock))
                 .with_writer(Records::new(queue, redactor))
-                .with_filter(level.targets());
+                .with_filter(level.targets().with_target(FILE_ONLY, LevelFilter::OFF));
             (Some(layer), Some(guard))
         }
     };
