@@ -191,8 +191,16 @@ async fn a_dropped_download_can_be_taken_up() {
     let stall = "--fault stall --at 100000 --times 0 --file";
     let stall: Vec<&str> = stall.split(' ').chain([SHARD_1]).collect();
     let mut bench = Bench::new(&sharded(), &stall);
-    let dropped = tokio::time::timeout(Duration::from_secs(2), bench.fetch()).await;
-    assert!(dropped.is_err());
+    let left = format!("{}.incomplete", sha256(&sharded()[SHARD_1]));
+    let begun = async {
+        while !bench.leftovers().contains(&left) {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::select! {
+        fetched = bench.fetch() => panic!("{fetched:?}"),
+        () = begun => {}
+    }
     assert!(matches!(bench.locate(), Location::Partial { .. }));
     bench.start(&[]);
     bench.fetch_well().await;

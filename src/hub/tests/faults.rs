@@ -69,7 +69,7 @@ async fn a_busy_server_is_asked_again() {
 #[tokio::test]
 async fn a_silent_server_is_left_and_asked_again() {
     let mut bench = faulty("stall", "1000", "1");
-    bench.pace.stall = Duration::from_millis(500);
+    bench.pace.stall = Duration::from_millis(1500);
     bench.fetch_well().await;
     let gets = bench.gets(&sha256(&sharded()[SHARD_1]));
     let range = gets[1]["range"].as_str().unwrap();
@@ -94,7 +94,7 @@ async fn a_slow_server_is_not_a_silent_one() {
 async fn a_server_that_is_gone_for_good_is_named() {
     let bench = faulty("die", "1000", "1");
     match bench.fetch().await.unwrap_err() {
-        HubError::Unreachable { host } => assert_eq!(host, "127.0.0.1"),
+        HubError::Unreachable { host, .. } => assert_eq!(host, "127.0.0.1"),
         other => panic!("{other}"),
     }
     assert!(matches!(bench.locate(), Location::Partial { .. }));
@@ -135,7 +135,7 @@ async fn refusals_say_what_to_do() {
 
 #[tokio::test]
 async fn repositories_that_cannot_be_served_are_refused_before_a_download() {
-    let refused = async |change: &dyn Fn(&mut BTreeMap<&'static str, Vec<u8>>)| {
+    let refused = async |change: &dyn Fn(&mut Files)| {
         let mut files = sharded();
         change(&mut files);
         let bench = Bench::new(&files, &[]);

@@ -22,6 +22,9 @@ const REPO: &str = "org/tiny";
 const SHARD_1: &str = "model-00001-of-00002.safetensors";
 const SHARD_2: &str = "model-00002-of-00002.safetensors";
 
+/// Names and contents.
+type Files = BTreeMap<&'static str, Vec<u8>>;
+
 /// A server, and a cache that is empty at first.
 struct Bench {
     dir: tempfile::TempDir,
@@ -78,7 +81,7 @@ fn weights(name: &str, bytes: usize) -> Vec<u8> {
 }
 
 /// Two shards with their index, what belongs to them, and much that does not.
-fn sharded() -> BTreeMap<&'static str, Vec<u8>> {
+fn sharded() -> Files {
     let index = json!({"metadata": {}, "weight_map": {"a": SHARD_1, "b": SHARD_2}});
     BTreeMap::from([
         ("config.json", b"{\"model_type\": \"qwen3\"}".to_vec()),
@@ -113,7 +116,7 @@ const WANTED: [&str; 9] = [
 
 const INDEX: &str = check::INDEX;
 
-fn write_folder(folder: &Path, files: &BTreeMap<&'static str, Vec<u8>>) {
+fn write_folder(folder: &Path, files: &Files) {
     for (name, bytes) in files {
         let path = folder.join(name);
         std::fs::create_dir_all(path.parent().unwrap()).unwrap();
@@ -123,7 +126,7 @@ fn write_folder(folder: &Path, files: &BTreeMap<&'static str, Vec<u8>>) {
 
 impl Bench {
     /// A bench whose server serves `files` and behaves as `options` say.
-    fn new(files: &BTreeMap<&'static str, Vec<u8>>, options: &[&str]) -> Self {
+    fn new(files: &Files, options: &[&str]) -> Self {
         let dir = tempfile::tempdir().unwrap();
         write_folder(&dir.path().join("repo"), files);
         let mut bench = Self {
