@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use futures::future::BoxFuture;
-use futures::{FutureExt, Stream, StreamExt, stream};
+use futures::{FutureExt, Stream, StreamExt, TryFutureExt, stream};
 
 use super::formats::ParsedCall;
 use super::template::ChatTemplate;
@@ -47,7 +47,7 @@ pub struct LocalModel {
 }
 
 struct TextSide {
-    tokenizer: Tokenizer,
+    tokenizer: Arc<Tokenizer>,
     template: ChatTemplate,
 }
 
@@ -62,7 +62,7 @@ impl LocalModel {
     /// A model that talks through `template` and `tokenizer` to `engine`.
     pub fn new(
         engine: Engine,
-        tokenizer: Tokenizer,
+        tokenizer: Arc<Tokenizer>,
         template: ChatTemplate,
         settings: Settings,
     ) -> Self {
@@ -76,12 +76,16 @@ impl LocalModel {
         }
     }
 
-    async fn answer(&self, request: ChatRequest<'_>) -> Result<Reply, ChatError> {
+    async fn answer(
+        &self,
+        request: ChatRequest<'_>,
+        max_tokens: usize,
+    ) -> Result<Reply, ChatError> {
         let prompt = self.prompt(request).await?;
         let reader = TurnReader::new(self.text.template.tool_format(), &prompt.text);
         let events = self.engine.submit(Request {
             prompt: prompt.tokens,
-            max_tokens: self.settings.max_tokens,
+            max_tokens,
             sampling: self.settings.sampling(),
         });
         let events = stream::unfold(events, async |mut events| {
@@ -113,7 +117,12 @@ impl LocalModel {
 
 impl ChatModel for LocalModel {
     fn reply<'a>(&'a self, request: ChatRequest<'a>) -> BoxFuture<'a, Result<Reply, ChatError>> {
-        self.answer(request).boxed()
+        self.answer(request, self.settings.max_tokens).boxed()
+    }
+
+    fn warm_up<'a>(&'a self, request: ChatRequest<'a>) -> BoxFuture<'a, Result<Usage, ChatError>> {
+        let reply = self.answer(request, 1);
+        reply.map_ok(|reply| reply.usage).boxed()
     }
 }
 
@@ -130,11 +139,7 @@ impl Settings {
 }
 
 impl TextSide {
-    fn prompt(
-        &self,
-        messages: &[Message],
-        tools: &[super::ToolSpec],
-    ) -> Result<Prompt, ChatError> {
+    fn prompt(&self, messages: &[Message], tools: &[super::ToolSpec]) -> Result<Prompt, ChatError> {
         let started = Instant::now();
         let text = self.template.render(messages, tools)?;
         let tokens = self

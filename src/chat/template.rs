@@ -72,10 +72,7 @@ impl ChatTemplate {
         let mut env = jinja::environment().map_err(invalid)?;
         let has_tool_use = source.tool_use.is_some();
         let format = ToolFormat::of_template(source.tool_use.as_ref().unwrap_or(&source.default));
-        for (name, text) in [
-            (DEFAULT, Some(source.default)),
-            (TOOL_USE, source.tool_use),
-        ] {
+        for (name, text) in [(DEFAULT, Some(source.default)), (TOOL_USE, source.tool_use)] {
             if let Some(text) = text {
                 env.add_template_owned(name, jinja::without_generation_tags(&text))
                     .map_err(invalid)?;

@@ -1,6 +1,7 @@
 //! A model's weights in safetensors files: found by name, checked for shape,
 //! left where they are mapped. Knows nothing of layers.
 
+use std::cell::Cell;
 use std::collections::{BTreeSet, HashMap};
 
 use safetensors::SafeTensors;
@@ -17,6 +18,9 @@ const INDEX: &str = "model.safetensors.index.json";
 /// All tensors of a model by name.
 pub(super) struct Weights {
     tensors: HashMap<String, Entry>,
+    files: usize,
+    /// Bytes of the tensors given out since [`Self::take_loaded`].
+    loaded: Cell<u64>,
 }
 
 struct Entry {
@@ -35,20 +39,17 @@ impl Weights {
     /// one there is.
     pub(super) fn open(files: &ModelFiles) -> Result<Self, ModelError> {
         let mut tensors = HashMap::new();
-        for file in shards(files)? {
+        let shards = shards(files)?;
+        let files_count = shards.len();
+        for file in shards {
             let blob = files.open(&file)?;
-            // The header has a length, offsets without gaps, and an end that
-            // has to be the file's: read_metadata checks the first two.
-            let (header, metadata) = SafeTensors::read_metadata(&blob)
-                .map_err(|error| damaged(format!("{file} is damaged or incomplete: {error}")))?;
+            // Offsets without gaps that end where the file ends: checked here.
+            let (header, metadata) = SafeTensors::read_metadata(&blob).map_err(|error| {
+                damaged(format!(
+                    "{file} is damaged or incomplete ({error}); delete it to have it downloaded again"
+                ))
+            })?;
             let data = header + 8;
-            if data + metadata.data_len() != blob.len() {
-                return Err(damaged(format!(
-                    "{file} has {} bytes but its header says {}; delete it and start again to download it anew",
-                    blob.len(),
-                    data + metadata.data_len(),
-                )));
-            }
             for (name, info) in metadata.tensors() {
                 let (start, end) = info.data_offsets;
                 let tensor = dtype(info.dtype).and_then(|dtype| {
@@ -77,7 +78,29 @@ impl Weights {
                 }
             }
         }
-        Ok(Self { tensors })
+        Ok(Self {
+            tensors,
+            files: files_count,
+            loaded: Cell::new(0),
+        })
+    }
+
+    /// How many files there are.
+    pub(super) fn files(&self) -> usize {
+        self.files
+    }
+
+    /// Bytes of all tensors.
+    pub(super) fn total_bytes(&self) -> u64 {
+        let tensors = self.tensors.values();
+        tensors
+            .filter_map(|entry| Some(entry.tensor.as_ref().ok()?.bytes.len() as u64))
+            .sum()
+    }
+
+    /// Bytes of the tensors given out since this was last asked.
+    pub(super) fn take_loaded(&self) -> u64 {
+        self.loaded.take()
     }
 
     /// Whether there is a tensor `name`.
@@ -101,6 +124,8 @@ impl Weights {
                 entry.file, tensor.shape
             )));
         }
+        self.loaded
+            .set(self.loaded.get() + tensor.bytes.len() as u64);
         Ok(tensor.clone())
     }
 

@@ -8,7 +8,13 @@ use crate::model::ModelFiles;
 
 /// The special tokens a template may name, as transformers passes them.
 const SPECIAL_TOKENS: [&str; 7] = [
-    "bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token",
+    "bos_token",
+    "eos_token",
+    "unk_token",
+    "sep_token",
+    "pad_token",
+    "cls_token",
+    "mask_token",
 ];
 
 /// A model's template as its files give it.

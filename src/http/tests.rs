@@ -1,0 +1,8 @@
+//! The HTTP surface over real sockets and a model that does what the prompt says.
+
+#![allow(clippy::unwrap_used)]
+
+mod clients;
+mod drain;
+mod requests;
+mod support;
