@@ -131,7 +131,7 @@ fn the_smallest_configuration_has_the_defaults() {
 #[test]
 fn every_optional_key_is_read() {
     let config = Case::of(&with(json!({
-        "$schema": "anything", "host": "::1", "backend": "mlx", "revision": "v2",
+        "$schema": "anything", "host": "::1", "backend": "candle", "revision": "v2",
         "max_tokens": 7, "context_length": 4096, "max_tool_rounds": 0,
         "tool_result_limit": 9, "request_timeout_seconds": 1.5, "shutdown_grace_seconds": 0,
         "max_concurrent_requests": 2, "max_queued_requests": 0, "seed": u64::MAX,
@@ -139,7 +139,7 @@ fn every_optional_key_is_read() {
     .load()
     .unwrap();
     assert_eq!(config.listen.host.to_string(), "::1");
-    assert_eq!(config.model.backend, BackendChoice::Mlx);
+    assert_eq!(config.model.backend, BackendChoice::Candle);
     assert_eq!(config.model.revision.as_deref(), Some("v2"));
     assert_eq!(config.max_tokens, 7);
     assert_eq!(config.model.context_length, Some(4096));
