@@ -288,7 +288,7 @@ pub(super) fn timeout(
     section
         .number(c, name, wanted, |n| {
             // Less than a nanosecond would be a time-out of nothing.
-            n <= LONGEST_SECONDS && n >= 1e-9
+            (1e-9..=LONGEST_SECONDS).contains(&n)
         })
         .map_or(Duration::from_secs(default), Duration::from_secs_f64)
 }
