@@ -78,12 +78,12 @@ impl Child {
         }
     }
 
-    /// Waits until the child itself has exited and says how. Its group may
-    /// live on. Dropping the future loses nothing.
+    /// Waits until the child itself has exited and says how ("exited …").
+    /// Its group may live on. Dropping the future loses nothing.
     pub(super) async fn exited(&mut self) -> String {
         match self.group.wait().await {
-            Ok(status) => format!("it exited ({status})"),
-            Err(error) => format!("it cannot be waited for ({error})"),
+            Ok(status) => format!("exited ({status})"),
+            Err(error) => format!("cannot be waited for ({error})"),
         }
     }
 

@@ -2,17 +2,14 @@
 //! the end. Does not know what comes after the end.
 
 use std::collections::HashSet;
-use std::io;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::time::Duration;
 
 use rmcp::model::{
     CallToolRequestParams, CallToolResponse, ClientRequest, ErrorCode, ListToolsRequest,
     PaginatedRequestParams, ServerResult,
 };
-use rmcp::service::{
-    ClientInitializeError, Peer, QuitReason, RoleClient, RunningService, ServiceError, ServiceExt,
-};
+use rmcp::service::{Peer, QuitReason, RoleClient, RunningService, ServiceError, ServiceExt};
 use serde_json::{Map, Value};
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
@@ -20,44 +17,19 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use tracing::{debug, warn};
 
 use super::child::{self, Child};
+use super::gone::Gone;
 use super::handler::Handler;
+use super::reasons::{
+    LAST_WORDS, cannot_start, cut, describe_request, describe_start, no_handshake,
+};
 use super::secrets::Secrets;
 use super::stdio::StdioTransport;
 use super::{CallOutcome, ServerSettings, Transport, content, http, stderr};
 
 /// The most pages of `tools/list` that are asked for.
 const PAGES: usize = 1000;
-/// The longest reason or error text that is passed on, in characters.
-const LONGEST: usize = 500;
-/// What a child that has exited may still have in its pipes must be read
-/// within this.
-const LAST_WORDS: Duration = Duration::from_millis(500);
 /// How long `rmcp` may take to take its leave: over HTTP it ends the session.
 const FAREWELL: Duration = Duration::from_secs(2);
-
-/// That a connection has ended, and why. Set once.
-#[derive(Default)]
-pub(super) struct Gone {
-    reason: OnceLock<String>,
-    token: CancellationToken,
-}
-
-impl Gone {
-    pub(super) fn set(&self, reason: String) {
-        // The first reason is the cause, what follows are its consequences.
-        let _ = self.reason.set(reason);
-        self.token.cancel();
-    }
-
-    pub(super) async fn wait(&self) -> String {
-        self.token.cancelled().await;
-        self.reason.get().cloned().unwrap_or_default()
-    }
-
-    pub(super) fn is_set(&self) -> bool {
-        self.token.is_cancelled()
-    }
-}
 
 /// A tool as its server lists it.
 #[derive(Debug, Clone, PartialEq)]
@@ -161,21 +133,24 @@ impl Live {
     /// Waits for the end of the connection or its child and says why.
     pub(super) async fn ended(&mut self) -> String {
         let gone = &self.connection.gone;
-        let Some(child) = &mut self.child else {
-            return gone.wait().await;
-        };
-        tokio::select! {
-            reason = gone.wait() => match tokio::time::timeout(LAST_WORDS, child.exited()).await {
-                Ok(exit) => exit,
-                Err(_) => reason,
+        let reason = match &mut self.child {
+            None => gone.hinted().await,
+            Some(child) => tokio::select! {
+                symptom = gone.hinted() => {
+                    match tokio::time::timeout(LAST_WORDS, child.exited()).await {
+                        Ok(exit) => format!("{symptom} and {exit}"),
+                        Err(_) => symptom,
+                    }
+                }
+                exit = child.exited() => {
+                    // Its last answer may still be in the pipe.
+                    let _ = tokio::time::timeout(LAST_WORDS, gone.hinted()).await;
+                    format!("it {exit}")
+                }
             },
-            exit = child.exited() => {
-                // Its last answer may still be in the pipe.
-                let _ = tokio::time::timeout(LAST_WORDS, gone.wait()).await;
-                gone.set(exit.clone());
-                exit
-            }
-        }
+        };
+        gone.tell(reason.clone());
+        reason
     }
 
     /// Ends what is left of a connection that broke.
@@ -190,7 +165,7 @@ impl Live {
     }
 
     async fn end(self, leave: Duration) {
-        self.connection.gone.set("it was closed".to_owned());
+        self.connection.gone.tell("it was closed".to_owned());
         drop(self.cancel);
         let _ = tokio::time::timeout(FAREWELL, self.service).await;
         if let Some(child) = self.child {
@@ -207,12 +182,12 @@ async fn watch(service: RunningService<RoleClient, Handler>, gone: Arc<Gone>) {
         Ok(other) => format!("the connection failed: {other:?}"),
         Err(error) => format!("the connection failed: {error}"),
     };
-    gone.set(reason);
+    gone.hint(reason);
 }
 
 impl Connection {
     pub(super) fn is_gone(&self) -> bool {
-        self.gone.is_set()
+        self.gone.is_hinted()
     }
 
     /// All pages of the server's tools, one of each name.
@@ -297,9 +272,7 @@ impl Connection {
             // An answer that arrived just before the end counts.
             biased;
             answer = call => answer,
-            reason = self.gone.wait() => {
-                return failure(format!("The tool's server ended during the call: {reason}."));
-            }
+            reason = self.gone.told() => return ended(&reason),
         };
         let Ok(answer) = answer else {
             return failure(format!(
@@ -320,21 +293,36 @@ impl Connection {
             Err(ServiceError::UnexpectedResponse) => {
                 failure("The server's answer is not a tool's result.".to_owned())
             }
-            Err(error) => {
-                let reason = self.secrets.hide(&describe_request(&error));
-                let ends = match &error {
-                    ServiceError::TransportClosed => true,
-                    ServiceError::TransportSend(error) => http::ends_connection(&*error.error),
-                    _ => false,
-                };
-                debug!(server, tool, reason, ends, "a call failed");
-                if ends {
-                    self.broken.notify_one();
-                }
-                failure(format!("The tool's server cannot be reached: {reason}"))
-            }
+            Err(error) => self.unreachable(server, tool, &error).await,
         }
     }
+
+    /// What a call that got no answer comes to.
+    async fn unreachable(&self, server: &str, tool: &str, error: &ServiceError) -> CallOutcome {
+        // Where the server has ended, its owner is about to say why.
+        if self.is_gone()
+            && let Ok(reason) = tokio::time::timeout(2 * LAST_WORDS, self.gone.told()).await
+        {
+            return ended(&reason);
+        }
+        let reason = self.secrets.hide(&describe_request(error));
+        let hopeless = match error {
+            ServiceError::TransportClosed => true,
+            ServiceError::TransportSend(error) => http::ends_connection(&*error.error),
+            _ => false,
+        };
+        debug!(server, tool, reason, hopeless, "a call failed");
+        if hopeless {
+            self.broken.notify_one();
+        }
+        failure(format!("The tool's server cannot be reached: {reason}."))
+    }
+}
+
+fn ended(reason: &str) -> CallOutcome {
+    failure(format!(
+        "The tool's server ended during the call: {reason}."
+    ))
 }
 
 /// An outcome that says what went wrong.
@@ -361,74 +349,4 @@ fn listed(tool: &Value) -> Option<ListedTool> {
             _ => serde_json::json!({"type": "object"}),
         },
     })
-}
-
-fn cannot_start(settings: &ServerSettings, error: &io::Error) -> String {
-    let Transport::Stdio { command, cwd, .. } = &settings.transport else {
-        return error.to_string();
-    };
-    if let Some(cwd) = cwd.as_deref().filter(|cwd| !cwd.is_dir()) {
-        return format!("its `cwd` {} is not a folder", cwd.display());
-    }
-    match error.kind() {
-        io::ErrorKind::NotFound => {
-            format!("its `command` {command:?} was not found; install it, or give its full path")
-        }
-        io::ErrorKind::PermissionDenied => {
-            format!("its `command` {command:?} may not be executed; check its permissions")
-        }
-        _ => format!("its `command` {command:?} cannot be started: {error}"),
-    }
-}
-
-/// Why a child did not shake hands: what it did says more than the transport.
-async fn no_handshake(error: &ClientInitializeError, gone: &Gone, child: &mut Child) -> String {
-    if !gone.is_set() {
-        return describe_start(error);
-    }
-    match tokio::time::timeout(LAST_WORDS, child.exited()).await {
-        Ok(exit) => format!("{exit} before it was ready; its stderr is in this log"),
-        Err(_) => gone.wait().await,
-    }
-}
-
-/// Why there was no handshake.
-fn describe_start(error: &ClientInitializeError) -> String {
-    match error {
-        ClientInitializeError::TransportError { error, .. } => describe(&*error.error),
-        ClientInitializeError::JsonRpcError(error) => {
-            cut(&format!("it refused the handshake: {}", error.message))
-        }
-        error => describe(error),
-    }
-}
-
-/// Why a request was not answered.
-fn describe_request(error: &ServiceError) -> String {
-    match error {
-        // Its own text begins with the name of a Rust type.
-        ServiceError::TransportSend(error) => describe(&*error.error),
-        error => describe(error),
-    }
-}
-
-/// An error with its causes in one line.
-fn describe(error: &(dyn std::error::Error + 'static)) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let more = error.to_string();
-        if !text.contains(&more) {
-            text = format!("{text}: {more}");
-        }
-        cause = error.source();
-    }
-    if http::is_unauthorized(error) {
-        text = format!("it refuses our credentials, check its `headers` ({text})");
-    }
-    cut(&text)
-}
-
-fn cut(text: &str) -> String {
-    text.chars().take(LONGEST).collect()
 }

@@ -2,6 +2,7 @@
 //! keeps URLs out of errors and follows no redirect to another host.
 
 use std::collections::{BTreeMap, HashMap};
+use std::error::Error as _;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -53,11 +54,10 @@ pub(super) fn transport(
         .redirect(same_origin())
         .build()
         .map_err(|error| format!("the HTTP client cannot be built: {error}"))?;
-    let mut config = StreamableHttpClientTransportConfig::with_uri(url)
+    let config = StreamableHttpClientTransportConfig::with_uri(url)
         .custom_headers(custom)
         .max_concurrent_requests(CONCURRENT)
         .max_sse_event_size(EVENT);
-    config.allow_stateless = true;
     Ok(StreamableHttpClientTransport::with_client(
         Client(client),
         config,
@@ -93,6 +93,16 @@ pub(super) fn ends_connection(error: &(dyn std::error::Error + Send + Sync + 'st
             | StreamableHttpError::TransportChannelClosed,
         ) => true,
         _ => false,
+    }
+}
+
+/// The client's own error in one of the transport, which names it as no cause.
+pub(super) fn client_error<'a>(
+    error: &'a (dyn std::error::Error + 'static),
+) -> Option<&'a (dyn std::error::Error + 'static)> {
+    match error.downcast_ref::<Error>() {
+        Some(StreamableHttpError::Client(error)) => error.source(),
+        _ => None,
     }
 }
 

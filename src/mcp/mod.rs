@@ -16,10 +16,12 @@
 mod child;
 mod connection;
 mod content;
+mod gone;
 mod handler;
 mod http;
 mod lines;
 mod names;
+mod reasons;
 mod registry;
 mod secrets;
 mod server;

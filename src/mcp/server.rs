@@ -2,6 +2,7 @@
 //! connects, lists, watches, and connects again with back-off, until it is
 //! told to close. Does not know of other servers.
 
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -30,8 +31,8 @@ pub(super) struct Server {
 #[derive(Clone)]
 pub(super) struct State {
     pub(super) phase: Phase,
-    /// Attempts to connect that came to an end, well or not.
-    pub(super) attempts: u64,
+    /// Whether an attempt to connect has come to its end, well or not.
+    pub(super) tried: bool,
     /// The tools it listed last, those not allowed left out. Kept while it is
     /// down, so that names stay as they are.
     pub(super) tools: Arc<[ListedTool]>,
@@ -56,7 +57,7 @@ impl Server {
     pub(super) fn new(settings: ServerSettings) -> Self {
         let state = State {
             phase: Phase::Starting,
-            attempts: 0,
+            tried: false,
             tools: Arc::new([]),
             offered: false,
             implementation: None,
@@ -78,7 +79,7 @@ impl Server {
         let _ = self
             .state
             .subscribe()
-            .wait_for(|state| state.attempts > 0 || matches!(state.phase, Phase::Closed))
+            .wait_for(|state| state.tried || matches!(state.phase, Phase::Closed))
             .await;
     }
 
@@ -124,12 +125,12 @@ impl Server {
                     info!(server = name, tools = tools.len(), "MCP server is up");
                     self.state.send_modify(|state| {
                         state.phase = Phase::Up(Arc::clone(&live.connection));
-                        state.attempts += 1;
                         state.tools = tools.into();
                         state.offered = true;
                         state.implementation = live.connection.implementation.clone();
                     });
                     publish();
+                    self.attempted();
                     let since = Instant::now();
                     let reason = tokio::select! {
                         biased;
@@ -152,11 +153,9 @@ impl Server {
                     retry_at
                 }
                 Err(reason) => {
-                    let retry_at = self.down(&reason, &mut backoff, |state| {
-                        state.attempts += 1;
-                        state.offered = false;
-                    });
+                    let retry_at = self.down(&reason, &mut backoff, |state| state.offered = false);
                     publish();
+                    self.attempted();
                     let seconds = seconds_until(retry_at);
                     warn!(
                         server = name,
@@ -178,6 +177,12 @@ impl Server {
             state.offered = false;
         });
         publish();
+    }
+
+    /// Notes that an attempt came to its end, after everything that came of it
+    /// was published: [`Server::tried`] waits for it.
+    fn attempted(&self) {
+        self.state.send_modify(|state| state.tried = true);
     }
 
     /// Notes that the server is down; when it will be tried again.
@@ -238,14 +243,17 @@ impl Server {
             biased;
             reason = live.ended() => reason,
             () = connection.broken.notified() => "it cannot be reached any more".to_owned(),
-            () = self.follow(&connection, &tools_changed, publish) => {
-                unreachable!("following the list of tools has no end")
-            }
+            never = self.follow(&connection, &tools_changed, publish) => match never {},
         }
     }
 
     /// Lists the tools again whenever the server says that they changed.
-    async fn follow(&self, connection: &Connection, changed: &Notify, publish: &impl Fn()) {
+    async fn follow(
+        &self,
+        connection: &Connection,
+        changed: &Notify,
+        publish: &impl Fn(),
+    ) -> Infallible {
         let name = self.settings.name.as_str();
         loop {
             changed.notified().await;

@@ -13,7 +13,7 @@ use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::sync::Mutex;
 use tracing::{debug, warn};
 
-use super::connection::Gone;
+use super::gone::Gone;
 use super::lines::{Line, Lines};
 use super::throttle::Throttle;
 
@@ -88,7 +88,7 @@ where
             if let Err(error) = &written {
                 // Half a message may be out: nothing sensible can follow it.
                 *stdin = None;
-                gone.set(format!("it does not read its stdin ({error})"));
+                gone.hint(format!("it does not read its stdin ({error})"));
             }
             written
         }
@@ -102,18 +102,18 @@ where
                     if line.starts_with(b"{") {
                         let megabytes = MESSAGE >> 20;
                         self.gone
-                            .set(format!("it sent a message of more than {megabytes} MB"));
+                            .hint(format!("it sent a message of more than {megabytes} MB"));
                         return None;
                     }
                     line
                 }
                 Ok(None) => {
-                    self.gone.set("it closed its stdout".to_owned());
+                    self.gone.hint("it closed its stdout".to_owned());
                     return None;
                 }
                 Err(error) => {
                     self.gone
-                        .set(format!("its stdout cannot be read ({error})"));
+                        .hint(format!("its stdout cannot be read ({error})"));
                     return None;
                 }
             };

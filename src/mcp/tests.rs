@@ -4,6 +4,7 @@
 mod failures;
 mod http;
 mod lifecycle;
+mod peers;
 mod tools;
 
 use std::io::Write;
