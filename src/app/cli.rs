@@ -79,6 +79,12 @@ pub(super) struct Tools {
     /// The folder whose files the tools may list and read.
     #[arg(long, value_name = "FOLDER", default_value = ".")]
     pub(super) root: PathBuf,
+
+    /// The weather service for get_temperature, one with Open-Meteo's API
+    /// (https://open-meteo.com, the default). The environment's
+    /// LLM_SERVER_WEATHER_URL does the same.
+    #[arg(long, value_name = "URL")]
+    pub(super) weather_url: Option<String>,
 }
 
 #[cfg(test)]

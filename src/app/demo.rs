@@ -45,6 +45,14 @@ fn config(port: u16, tools: &cli::Tools) -> Result<Config, Failure> {
             tools.root.display()
         ))
     })?;
+    let mut args = vec![
+        "tools".to_owned(),
+        "--root".to_owned(),
+        root.to_string_lossy().into_owned(),
+    ];
+    if let Some(url) = &tools.weather_url {
+        args.extend(["--weather-url".to_owned(), url.clone()]);
+    }
     let log = format!("llm-server-demo-{}.log", std::process::id());
     Ok(Config {
         model: ModelChoice {
@@ -70,11 +78,7 @@ fn config(port: u16, tools: &cli::Tools) -> Result<Config, Failure> {
             name: "tools".to_owned(),
             transport: Transport::Stdio {
                 command: program.to_string_lossy().into_owned(),
-                args: vec![
-                    "tools".to_owned(),
-                    "--root".to_owned(),
-                    root.to_string_lossy().into_owned(),
-                ],
+                args,
                 env: BTreeMap::new(),
                 cwd: None,
             },

@@ -149,19 +149,21 @@ fn read_env(file: &Path, faults: &mut Vec<Fault>) -> BTreeMap<String, String> {
             }
             // The error holds the line's text: of it only its number of lines is used.
             Err(dotenvy::Error::LineParse(text, _)) => {
-                let more = text.trim_end_matches('\n').matches('\n').count();
+                // An entry may go on over several lines; the first is the one
+                // to name. The text ends with a line break only where the
+                // entry has no end.
+                let breaks = text.matches('\n').count();
+                let more = breaks - usize::from(text.ends_with('\n'));
+                let line = lines_read.get().saturating_sub(more);
                 fault(
-                    format!(
-                        "line {} cannot be read",
-                        lines_read.get().max(1 + more) - more
-                    ),
+                    format!("line {line} cannot be read"),
                     "write NAME='value', with the value in single quotes \
                      if it holds blanks, quotes, # or $",
                 );
             }
             Err(_) => {
                 fault(
-                    format!("line {} is not UTF-8", lines_read.get() + 1),
+                    format!("line {} is not UTF-8", lines_read.get()),
                     "save the file as UTF-8",
                 );
                 break;

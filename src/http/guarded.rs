@@ -17,6 +17,9 @@ pub(super) struct Guarded<S> {
     stall_timeout: Duration,
     /// Runs while a write stands still.
     stall: Option<Pin<Box<Sleep>>>,
+    /// Whether the last write left a rest, with which the next one begins. A
+    /// rest may be any text, and is never taken for a refusal.
+    rest: bool,
     /// The refusal hyper wanted to write. It was kept from the client, who
     /// is owed one with a body.
     refusal: Option<StatusCode>,
@@ -37,6 +40,7 @@ impl<S> Guarded<S> {
             stream,
             stall_timeout,
             stall: None,
+            rest: false,
             refusal: None,
             heard: false,
         }
@@ -90,12 +94,15 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Guarded<S> {
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
-        if let Some(status) = refusal_of_hyper(buf) {
+        if !self.rest
+            && let Some(status) = refusal_of_hyper(buf)
+        {
             self.refusal = Some(status);
             return Poll::Ready(Ok(buf.len()));
         }
         self.heard = false;
         let written = Pin::new(&mut self.stream).poll_write(cx, buf);
+        self.rest = !matches!(written, Poll::Ready(Ok(length)) if length == buf.len());
         self.unless_stalled(cx, written)
     }
 
@@ -114,7 +121,10 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Guarded<S> {
 fn refusal_of_hyper(head: &[u8]) -> Option<StatusCode> {
     let rest = head.strip_prefix(b"HTTP/1.")?;
     let status = StatusCode::from_bytes(rest.get(2..5)?).ok()?;
+    if !status.is_client_error() || !head.ends_with(b"\r\n\r\n") {
+        return None;
+    }
     let empty = b"\r\ncontent-length: 0\r\n";
     let is_empty = head.windows(empty.len()).any(|window| window == empty);
-    (status.is_client_error() && is_empty).then_some(status)
+    is_empty.then_some(status)
 }

@@ -14,7 +14,7 @@ use hyper::body::{Bytes, Incoming};
 use hyper::header::HeaderValue;
 use hyper::{Method, Request, Response};
 use tokio::time::timeout;
-use tracing::{Instrument, error, info, info_span, warn};
+use tracing::{Instrument, error, error_span, info, warn};
 
 use super::failure::Failure;
 use super::{Server, prompt};
@@ -27,7 +27,8 @@ pub(super) async fn respond(
     request: Request<Incoming>,
 ) -> Result<Response<Full<Bytes>>, Infallible> {
     let id = format!("{:08x}", rand::random::<u32>());
-    let span = info_span!("request", %id);
+    // At the highest level, so that it is there at whatever level is logged.
+    let span = error_span!("request", %id);
     let answered = async {
         let mut watch = Watch::begin();
         let outcome = guarded(&server, request).await;

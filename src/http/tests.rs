@@ -4,5 +4,6 @@
 
 mod clients;
 mod drain;
+mod log;
 mod requests;
 mod support;

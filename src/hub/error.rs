@@ -104,11 +104,13 @@ pub enum HubError {
     },
     /// No connection.
     #[error(
-        "cannot connect to {host}: check the network or HF_ENDPOINT; a model that is complete in the cache needs no network"
+        "cannot connect to {host} ({detail}): check the network or HF_ENDPOINT; a model that is complete in the cache needs no network"
     )]
     Unreachable {
-        /// The host, or the whole address where that is unknown.
+        /// The host.
         host: String,
+        /// What the HTTP client says.
+        detail: String,
     },
     /// A connection that went silent.
     #[error("{host} sent nothing for {} s; start again to go on from there", after.as_secs())]
@@ -262,7 +264,10 @@ impl About<'_> {
             .unwrap_or(self.host)
             .to_owned();
         if error.is_connect() {
-            HubError::Unreachable { host }
+            HubError::Unreachable {
+                host,
+                detail: root_cause(error),
+            }
         } else if error.is_timeout() {
             HubError::Stalled {
                 host,

@@ -8,8 +8,9 @@
 //! | `check` | whether a folder holds a complete model |
 //! | `cache` | the cache's layout and locks |
 //! | `remote` | what the hub says, through hf-hub |
-//! | `download`, `partial` | bringing missing files into the cache |
+//! | `download`, `partial`, `attempts` | bringing missing files into the cache |
 
+mod attempts;
 mod cache;
 mod check;
 mod download;

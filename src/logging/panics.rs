@@ -17,9 +17,10 @@ pub(super) fn log_panics() {
         let backtrace = Backtrace::capture();
         match backtrace.status() {
             BacktraceStatus::Captured => {
-                error!(thread, place, ?message, backtrace = ?backtrace.to_string(), "panic");
+                let backtrace = backtrace.to_string();
+                error!(thread, place, ?backtrace, "panic: {message:?}");
             }
-            _ => error!(thread, place, ?message, "panic"),
+            _ => error!(thread, place, "panic: {message:?}"),
         }
     }));
 }
