@@ -1,1 +1,179 @@
-//! Tests.
+//! Replies read from an engine's events, and from the bundled model itself.
+
+#![allow(clippy::unwrap_used)]
+
+use std::time::Duration;
+
+
+use serde_json::json;
+
+use super::*;
+use crate::chat::formats::ToolFormat;
+use crate::backend::BackendChoice;
+use crate::chat::{Arguments, ToolSpec};
+use crate::{demo, engine, model};
+
+fn finished(reason: FinishReason) -> Event {
+    Event::Finished {
+        reason,
+        usage: engine::Usage {
+            prompt_tokens: 5,
+            generated_tokens: 7,
+            time_to_first_token: Duration::from_millis(3),
+        },
+    }
+}
+
+async fn read(events: Vec<Event>, first_id: usize) -> Result<Reply, ChatError> {
+    let reader = TurnReader::new(ToolFormat::Hermes, "assistant\n");
+    read_reply(stream::iter(events), reader, first_id).await
+}
+
+fn text(text: &str) -> Event {
+    Event::Text(text.to_owned())
+}
+
+#[tokio::test]
+async fn a_reply_has_the_turns_parts_and_what_it_cost() {
+    let events = vec![
+        text("<think>hm</th"),
+        text("ink>Wait.\n<tool_call>{\"name\": \"a\", \"argum"),
+        text("ents\": {}}</tool_call><tool_call>{\"name\": \"b\""),
+        finished(FinishReason::Length),
+    ];
+    let reply = read(events, 12).await.unwrap();
+    assert_eq!(reply.content, "Wait.");
+    assert_eq!(reply.reasoning.as_deref(), Some("hm"));
+    assert_eq!(reply.finish, Finish::Length);
+    assert_eq!((reply.usage.prompt_tokens, reply.usage.generated_tokens), (5, 7));
+    let ids: Vec<&str> = reply.tool_calls.iter().map(|call| call.id.as_str()).collect();
+    assert_eq!(ids, ["call00012", "call00013"]);
+    assert_eq!(reply.tool_calls[0].arguments, Arguments::Object(serde_json::Map::new()));
+    assert_eq!(reply.tool_calls[1].name, "b");
+    assert!(matches!(reply.tool_calls[1].arguments, Arguments::Malformed { .. }));
+}
+
+#[tokio::test]
+async fn failures_of_the_engine_are_told_apart() {
+    let exceeded = EngineError::ContextExceeded { needed: 9, limit: 8 };
+    assert_eq!(
+        read(vec![text("x"), Event::Failed(exceeded)], 0).await,
+        Err(ChatError::ContextExceeded { needed: 9, limit: 8 })
+    );
+    let broken = Event::Failed(EngineError::Model("NaN".to_owned()));
+    assert_eq!(read(vec![broken], 0).await, Err(ChatError::Engine("NaN".to_owned())));
+    assert!(matches!(read(vec![text("x")], 0).await, Err(ChatError::Engine(_))));
+}
+
+#[test]
+fn ids_go_on_from_the_conversations_last() {
+    let made = |ids: &[&str]| Message::Assistant {
+        content: String::new(),
+        reasoning: None,
+        tool_calls: ids
+            .iter()
+            .map(|id| ToolCall {
+                id: (*id).to_owned(),
+                name: "t".to_owned(),
+                arguments: Arguments::Object(serde_json::Map::new()),
+            })
+            .collect(),
+    };
+    assert_eq!(first_free_id(&[]), 0);
+    assert_eq!(first_free_id(&[made(&["call00000", "call00004"]), made(&["other", "call00002"])]), 5);
+    assert_eq!(first_free_id(&[made(&["toolu_99", "callous"])]), 0);
+}
+
+fn settings(seed: Option<u64>) -> Settings {
+    Settings {
+        temperature: 0.0,
+        top_p: 1.0,
+        min_p: 0.0,
+        min_tokens_to_keep: 1,
+        max_tokens: 100,
+        seed,
+    }
+}
+
+#[test]
+fn a_configured_seed_is_every_requests_seed() {
+    assert_eq!(settings(Some(7)).sampling().seed, 7);
+    let seeds: Vec<u64> = (0..8).map(|_| settings(None).sampling().seed).collect();
+    assert!(seeds.iter().any(|seed| *seed != seeds[0]), "{seeds:?}");
+}
+
+/// The bundled model itself, loaded into an engine.
+async fn demo(settings: Settings) -> LocalModel {
+    let files = demo::files();
+    let load = {
+        let files = files.clone();
+        move || model::load(&files, BackendChoice::Auto, &())
+    };
+    let tokenizer = Arc::new(Tokenizer::load(&files).unwrap());
+    let engine_settings = engine::Settings {
+        context_length: None,
+        end_of_sequence: model::end_of_sequence_ids(&files).unwrap(),
+    };
+    let started = engine::start(load, Arc::clone(&tokenizer), engine_settings).await;
+    let (engine, _thread) = started.unwrap();
+    let template = ChatTemplate::load(&files).unwrap();
+    LocalModel::new(engine, tokenizer, template, settings)
+}
+
+#[tokio::test]
+async fn the_bundled_model_calls_a_tool_and_answers_from_its_result() {
+    let model = demo(settings(Some(1))).await;
+    let tools = [ToolSpec {
+        name: "calculate".to_owned(),
+        description: "Evaluate an arithmetic expression.".to_owned(),
+        parameters: json!({
+            "type": "object",
+            "properties": {"expression": {"type": "string"}},
+            "required": ["expression"],
+        }),
+    }];
+    let mut messages = vec![Message::User("What is 17 * 23?".to_owned())];
+    let request = |messages| ChatRequest {
+        messages,
+        tools: &tools,
+    };
+    let reply = model.reply(request(&messages)).await.unwrap();
+    assert_eq!(reply.finish, Finish::Stop);
+    assert_eq!(reply.tool_calls.len(), 1, "{reply:?}");
+    let call = &reply.tool_calls[0];
+    assert_eq!((call.id.as_str(), call.name.as_str()), ("call00000", "calculate"));
+    assert!(matches!(&call.arguments, Arguments::Object(arguments) if arguments.contains_key("expression")));
+
+    // The same request comes to the same, but for the time it takes.
+    let again = model.reply(request(&messages)).await.unwrap();
+    assert_eq!(again.tool_calls, reply.tool_calls);
+
+    let call_id = call.id.clone();
+    messages.push(Message::Assistant {
+        content: reply.content,
+        reasoning: reply.reasoning,
+        tool_calls: reply.tool_calls,
+    });
+    messages.push(Message::Tool {
+        call_id,
+        name: "calculate".to_owned(),
+        content: "391".to_owned(),
+    });
+    let answer = model.reply(request(&messages)).await.unwrap();
+    assert!(answer.content.contains("391"), "{answer:?}");
+    assert!(answer.usage.prompt_tokens > reply.usage.prompt_tokens);
+}
+
+#[tokio::test]
+async fn a_conversation_beyond_the_context_is_refused_with_its_size() {
+    let model = demo(settings(None)).await;
+    let messages = [Message::User("seventeen ".repeat(20_000))];
+    let request = ChatRequest {
+        messages: &messages,
+        tools: &[],
+    };
+    match model.reply(request).await {
+        Err(ChatError::ContextExceeded { needed, limit }) => assert!(needed > limit),
+        other => panic!("{other:?}"),
+    }
+}

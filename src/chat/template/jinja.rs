@@ -3,12 +3,16 @@
 //! loop controls, the `generation` tag, `tojson`, `raise_exception` and
 //! `strftime_now`.
 //!
-//! Knows nothing of messages. One thing it cannot do is Python's `%` between a
-//! text and its values, since minijinja has no hook for operators; the filter
-//! `format` and the method `format` work.
+//! Knows nothing of messages. minijinja has no hook for operators, so four
+//! things remain as it does them:
+//! - `%` between a text and its values fails (the filter and the method
+//!   `format` work);
+//! - `~` writes floats beyond 1e16 without an exponent;
+//! - a text marked `safe` does not escape what is added to it;
+//! - a loop over `none` is empty rather than an error.
 
 use minijinja::syntax::SyntaxConfig;
-use minijinja::value::{Kwargs, Rest, ValueKind};
+use minijinja::value::{Kwargs, Rest, ValueKind, ValueOrKwargs, from_args};
 use minijinja::{Environment, Error, ErrorKind, UndefinedBehavior, Value};
 
 use super::methods;
@@ -41,6 +45,10 @@ pub(super) fn environment() -> Result<Environment<'static>, Error> {
     env.add_filter("string", |value: &Value| python::str(value));
     env.add_filter("length", length);
     env.add_filter("count", length);
+    env.add_filter("indent", indent);
+    env.add_filter("trim", trim);
+    env.add_filter("int", int);
+    env.add_filter("float", float);
     env.add_test("sequence", is_sequence);
     env.add_test("iterable", |value: &Value| {
         is_sequence(value) || value.kind() == ValueKind::Iterable
@@ -88,10 +96,10 @@ pub(super) fn without_generation_tags(source: &str) -> String {
 }
 
 /// transformers' `tojson`: `json.dumps` without ASCII escapes, and without
-/// jinja2's escapes for HTML.
-fn tojson(value: &Value, args: Rest<Value>) -> Result<String, Error> {
-    let (positional, kwargs): (&[Value], Kwargs) = minijinja::value::from_args(&args.0)?;
-    // def tojson(x, ensure_ascii=False, indent=None, separators=None, sort_keys=False)
+/// jinja2's escapes for HTML. The arguments are in its order.
+fn tojson(value: &Value, args: Rest<ValueOrKwargs>) -> Result<String, Error> {
+    let args = args.into_values();
+    let (positional, kwargs): (&[Value], Kwargs) = from_args(&args)?;
     let argument = |index: usize, name: &str| -> Result<Option<Value>, Error> {
         let given = match positional.get(index) {
             Some(value) => Some(value.clone()),
@@ -99,10 +107,11 @@ fn tojson(value: &Value, args: Rest<Value>) -> Result<String, Error> {
         };
         Ok(given.filter(|value| !value.is_none() && !value.is_undefined()))
     };
-    let ensure_ascii = argument(0, "ensure_ascii")?.is_some_and(|flag| flag.is_true());
+    let is_set = |flag: Option<Value>| flag.is_some_and(|flag| flag.is_true());
+    let ensure_ascii = is_set(argument(0, "ensure_ascii")?);
     let indent = argument(1, "indent")?.map(|indent| indentation(&indent));
     let separators = argument(2, "separators")?;
-    let sort_keys = argument(3, "sort_keys")?.is_some_and(|flag| flag.is_true());
+    let sort_keys = is_set(argument(3, "sort_keys")?);
     kwargs.assert_all_used()?;
 
     let mut dumps = Dumps {
@@ -132,6 +141,54 @@ fn indentation(indent: &Value) -> Result<String, Error> {
     }
 }
 
+/// jinja2's `indent`: unlike minijinja's it keeps a newline at the end.
+fn indent(
+    text: String,
+    width: Option<Value>,
+    first: Option<bool>,
+    blank: Option<bool>,
+    kwargs: Kwargs,
+) -> Result<String, Error> {
+    let width = match width {
+        Some(width) => Some(width),
+        None => kwargs.get::<Option<Value>>("width")?,
+    };
+    let flag = |given: Option<bool>, name: &str| -> Result<bool, Error> {
+        Ok(match given {
+            Some(flag) => flag,
+            None => kwargs.get::<Option<bool>>(name)?.unwrap_or(false),
+        })
+    };
+    let (first, blank) = (flag(first, "first")?, flag(blank, "blank")?);
+    kwargs.assert_all_used()?;
+    let indentation = width.map_or(Ok(" ".repeat(4)), |width| indentation(&width))?;
+
+    let text = text + "\n";
+    let mut out = String::with_capacity(text.len());
+    for (index, line) in methods::split_lines(&text, false).into_iter().enumerate() {
+        if index > 0 {
+            out.push('\n');
+        }
+        let wanted = if index == 0 { first } else { blank || !line.is_empty() };
+        if wanted {
+            out.push_str(&indentation);
+        }
+        out.push_str(line);
+    }
+    Ok(out)
+}
+
+/// jinja2's `trim`, which is Python's `strip`.
+fn trim(text: String, characters: Option<String>, kwargs: Kwargs) -> Result<String, Error> {
+    let characters = match characters {
+        Some(characters) => Some(characters),
+        None => kwargs.get::<Option<String>>("chars")?,
+    };
+    kwargs.assert_all_used()?;
+    let drop = |character| methods::strips(characters.as_deref(), character);
+    Ok(text.trim_matches(drop).to_owned())
+}
+
 /// Python's `len`, where an undefined value has no items.
 fn length(value: &Value) -> Result<usize, Error> {
     match value.len() {
@@ -142,6 +199,48 @@ fn length(value: &Value) -> Result<usize, Error> {
             ErrorKind::InvalidOperation,
             format!("a value of type {} has no length", value.kind()),
         )),
+    }
+}
+
+/// jinja2's `int`: what is no number becomes the default, not an error.
+fn int(value: &Value, default: Option<Value>, kwargs: Kwargs) -> Result<Value, Error> {
+    let default = default_argument(default, &kwargs)?.unwrap_or_else(|| Value::from(0));
+    if value.is_integer() {
+        return Ok(value.clone());
+    }
+    let text = value.as_str().map(|text| text.trim().replace('_', ""));
+    if let Some(number) = text.and_then(|text| text.parse::<i128>().ok()) {
+        return Ok(Value::from(number));
+    }
+    Ok(match number(value) {
+        // Beyond an i128 there is nothing minijinja could hold.
+        Some(number) if number.is_finite() => Value::from(number.trunc() as i128),
+        _ => default,
+    })
+}
+
+/// jinja2's `float`, likewise.
+fn float(value: &Value, default: Option<Value>, kwargs: Kwargs) -> Result<Value, Error> {
+    let default = default_argument(default, &kwargs)?.unwrap_or_else(|| Value::from(0.0));
+    Ok(number(value).map_or(default, Value::from))
+}
+
+fn default_argument(given: Option<Value>, kwargs: &Kwargs) -> Result<Option<Value>, Error> {
+    let given = match given {
+        Some(value) => Some(value),
+        None => kwargs.get::<Option<Value>>("default")?,
+    };
+    kwargs.assert_all_used()?;
+    Ok(given)
+}
+
+/// Python's `float(value)`.
+fn number(value: &Value) -> Option<f64> {
+    match value.kind() {
+        ValueKind::String => value.as_str()?.trim().parse().ok(),
+        ValueKind::Bool => Some(if value.is_true() { 1.0 } else { 0.0 }),
+        ValueKind::Number => f64::try_from(value.clone()).ok(),
+        _ => None,
     }
 }
 

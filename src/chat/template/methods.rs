@@ -211,10 +211,7 @@ fn string(
         }
         "strip" | "lstrip" | "rstrip" => {
             let (characters,): (Option<&str>,) = from_args(args)?;
-            let drop = |character: char| match characters {
-                Some(characters) => characters.contains(character),
-                None => is_space(character),
-            };
+            let drop = |character| strips(characters, character);
             Value::from(match method {
                 "strip" => text.trim_matches(drop),
                 "lstrip" => text.trim_start_matches(drop),
@@ -350,7 +347,8 @@ fn rsplit_whitespace(text: &str, most: Option<usize>) -> Vec<&str> {
     parts
 }
 
-fn split_lines(text: &str, keep_ends: bool) -> Vec<&str> {
+/// Python's `str.splitlines`.
+pub(super) fn split_lines(text: &str, keep_ends: bool) -> Vec<&str> {
     let mut lines = Vec::new();
     let mut rest = text;
     while !rest.is_empty() {
@@ -367,6 +365,14 @@ fn split_lines(text: &str, keep_ends: bool) -> Vec<&str> {
         rest = &rest[after..];
     }
     lines
+}
+
+/// Whether Python's `strip(characters)` takes `character` away.
+pub(super) fn strips(characters: Option<&str>, character: char) -> bool {
+    match characters {
+        Some(characters) => characters.contains(character),
+        None => is_space(character),
+    }
 }
 
 /// Python's `str.isspace` of one character.

@@ -151,7 +151,7 @@ fn a_call_that_is_not_as_it_should_be_is_malformed_with_a_reason() {
         (r#"{"arguments": {}}"#, "", "no \"name\""),
         (r#"{"name": "a", "arguments": {"x": 1,}}"#, "a", "not valid JSON"),
         (r#"{"name": "a", "arguments": {"x": 'y'}}"#, "a", "not valid JSON"),
-        (r#"{"name": "a", "arguments": {]}}"#, "a", "not valid JSON"),
+        (r#"{"name": "a", "arguments": {]}"#, "a", "not valid JSON"),
         ("[]", "", "not a JSON object"),
         ("get(x)", "", "not a JSON object"),
         ("", "", "not a JSON object"),
