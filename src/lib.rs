@@ -25,6 +25,7 @@
 //! | [`backend`] | the seam to the tensor library, a handful of coarse ops | everything above |
 //! | [`blob`] | bytes memory-mapped or embedded, shared without copying | what is in them |
 //! | [`hub`] | brings a model's files into a local folder | what is in them |
+//! | [`progress`] | how far a long job has come: a bar and log lines | what the job is |
 //! | [`tools`] | the bundled MCP server, `llm-server tools` | the rest of the program |
 //! | [`demo`] | the bundled model's files, embedded | the rest of the program |
 //!
@@ -43,6 +44,7 @@ pub mod hub;
 pub mod logging;
 pub mod mcp;
 pub mod model;
+pub mod progress;
 pub mod session;
 pub mod shutdown;
 pub mod tools;

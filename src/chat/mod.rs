@@ -3,6 +3,15 @@
 //!
 //! Knows nothing of HTTP and nothing of MCP.
 
+pub mod formats;
+pub mod local;
+mod reasoning;
+pub mod template;
+pub mod turn;
+
+pub use local::{LocalModel, Settings};
+pub use template::ChatTemplate;
+
 use futures::future::BoxFuture;
 use serde_json::{Map, Value};
 
@@ -137,4 +146,9 @@ pub trait ChatModel: Send + Sync {
     /// Generates the assistant's next turn. Dropping the future cancels the
     /// generation.
     fn reply<'a>(&'a self, request: ChatRequest<'a>) -> BoxFuture<'a, Result<Reply, ChatError>>;
+
+    /// Does the work of a request up to the first token and throws the token
+    /// away: what the model needs is in place afterwards, and what cannot
+    /// work has shown.
+    fn warm_up<'a>(&'a self, request: ChatRequest<'a>) -> BoxFuture<'a, Result<Usage, ChatError>>;
 }

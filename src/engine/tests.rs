@@ -23,7 +23,7 @@ fn tokenizer() -> Arc<Tokenizer> {
 }
 
 fn load_demo() -> Result<Box<dyn Model>, ModelError> {
-    crate::model::load(&crate::demo::files(), BackendChoice::Auto, &mut |_, _| ())
+    crate::model::load(&crate::demo::files(), BackendChoice::Auto, &())
 }
 
 fn settings(context_length: Option<usize>) -> Settings {

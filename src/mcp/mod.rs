@@ -1,8 +1,40 @@
 //! The MCP host: connects to the servers the configuration lists, offers
 //! their tools, calls them, watches the servers, restarts the ones that die
 //! and closes them all at the end. Knows nothing of the model.
+//!
+//! ```text
+//! registry ──> server ──> connection ──> stdio ──> lines
+//!    │           │            ├────────> http
+//!  names     (one task        ├────────> child, stderr
+//!             a server)       └────────> handler
+//! ```
+//!
+//! [`registry`](Registry) is what the rest of the program sees. A `server` is
+//! the task that keeps one configured server up; a `connection` is one life of
+//! it, from the handshake to its end.
+
+mod child;
+mod connection;
+mod content;
+mod handler;
+mod http;
+mod lines;
+mod names;
+mod registry;
+mod secrets;
+mod server;
+mod stderr;
+mod stdio;
+mod throttle;
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests;
+
+pub use registry::{Registry, ServerState, ServerStatus};
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -22,7 +54,7 @@ pub struct ServerSettings {
 }
 
 /// How a server is reached.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub enum Transport {
     /// A child process that speaks over its stdin and stdout.
     Stdio {
@@ -42,6 +74,32 @@ pub enum Transport {
         /// Headers sent with every request.
         headers: BTreeMap<String, String>,
     },
+}
+
+/// Arguments, environment, headers and the query of a URL may carry secrets, so
+/// that only their shape is shown.
+impl fmt::Debug for Transport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Stdio {
+                command,
+                args,
+                env,
+                cwd,
+            } => f
+                .debug_struct("Stdio")
+                .field("command", command)
+                .field("args", &format_args!("{} hidden", args.len()))
+                .field("env", &env.keys().collect::<Vec<_>>())
+                .field("cwd", cwd)
+                .finish(),
+            Self::Http { url, headers } => f
+                .debug_struct("Http")
+                .field("url", &secrets::bare_url(url))
+                .field("headers", &headers.keys().collect::<Vec<_>>())
+                .finish(),
+        }
+    }
 }
 
 /// A tool as it is offered to the model.
@@ -66,36 +124,4 @@ pub struct CallOutcome {
     pub text: String,
     /// Whether the tool, its server or the host says that it failed.
     pub is_error: bool,
-}
-
-/// The servers and their tools.
-pub struct Registry {}
-
-impl Registry {
-    /// Starts all servers at once, each within its own time-out. One that
-    /// does not start is logged, left out, and tried again in the background.
-    pub async fn start(_servers: Vec<ServerSettings>) -> Self {
-        unimplemented!()
-    }
-
-    /// The tools of all servers that are up, in the configuration's order.
-    pub fn tools(&self) -> std::sync::Arc<[Tool]> {
-        unimplemented!()
-    }
-
-    /// Calls a tool by the name it is offered under. Dropping the future
-    /// cancels the call.
-    pub async fn call(
-        &self,
-        _name: &str,
-        _arguments: serde_json::Map<String, Value>,
-    ) -> CallOutcome {
-        unimplemented!()
-    }
-
-    /// Ends every server: stdin closed, then SIGTERM, then kill, to whole
-    /// process groups.
-    pub async fn close(&self) {
-        unimplemented!()
-    }
 }

@@ -11,6 +11,7 @@ use super::rope::inverse_frequencies;
 use super::weights::Weights;
 use super::{Input, Logits, Model, ModelError, ModelInfo, SequenceId};
 use crate::backend::{Backend, Span};
+use crate::progress::Progress;
 
 /// A model on a backend, with the sequences it is working on.
 pub(super) struct Decoder<B: Backend> {
@@ -52,9 +53,10 @@ impl<B: Backend> Decoder<B> {
         backend: B,
         config: DecoderConfig,
         files: &ModelFiles,
-        progress: &mut dyn FnMut(usize, usize),
+        progress: &dyn Progress,
     ) -> Result<Self, ModelError> {
         let weights = Weights::open(files)?;
+        progress.begin(weights.total_bytes(), weights.files());
         let matrix = |prefix: &str, rows, columns| {
             let stored = weights.matrix(prefix, rows, columns, config.quantization)?;
             Ok::<_, ModelError>(backend.matrix(stored)?)
@@ -63,15 +65,16 @@ impl<B: Backend> Decoder<B> {
         let embedding = matrix("model.embed_tokens", vocabulary, hidden)?;
         let mut layers = Vec::with_capacity(config.layers);
         for index in 0..config.layers {
-            progress(index, config.layers);
             layers.push(Layer::load(&backend, &config, &weights, index)?);
+            progress.advance("", weights.take_loaded());
         }
-        progress(config.layers, config.layers);
         let output = match config.tied_embeddings {
             true => None,
             false => Some(matrix("lm_head", vocabulary, hidden)?),
         };
         let norm = backend.parameter(&weights.parameter("model.norm.weight", &[hidden])?)?;
+        progress.advance("", weights.take_loaded());
+        progress.done();
         Ok(Self {
             info: info(&backend, &config),
             inv_freq: inverse_frequencies(config.rope_theta, config.head_dim),

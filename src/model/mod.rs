@@ -13,6 +13,7 @@ pub use files::{FilesError, ModelFiles};
 pub use tokenizer::{Tokenizer, TokenizerError};
 
 use crate::backend::{self, BackendChoice, BackendError, Started};
+use crate::progress::Progress;
 use decoder::Decoder;
 
 /// A loaded model. It lives on one thread, the engine's.
@@ -108,8 +109,8 @@ pub enum ModelError {
     Input(String),
 }
 
-/// Loads a model onto the calling thread. `progress` is told how many of how
-/// many layers are done.
+/// Loads a model onto the calling thread. `progress` is told of the bytes of
+/// weights.
 ///
 /// # Errors
 /// If a file is missing or damaged, the model is of an unknown kind, or the
@@ -117,7 +118,7 @@ pub enum ModelError {
 pub fn load(
     files: &ModelFiles,
     backend: BackendChoice,
-    progress: &mut dyn FnMut(usize, usize),
+    progress: &dyn Progress,
 ) -> Result<Box<dyn Model>, ModelError> {
     let config = DecoderConfig::load(files)?;
     Ok(match backend::start(backend)? {

@@ -23,7 +23,7 @@ fn ids(value: &Value) -> Vec<u32> {
 }
 
 fn load_files(files: &ModelFiles) -> Result<Box<dyn Model>, ModelError> {
-    load(files, BackendChoice::Auto, &mut |_, _| ())
+    load(files, BackendChoice::Auto, &())
 }
 
 fn demo() -> Box<dyn Model> {

@@ -1,6 +1,7 @@
 //! A model's weights in safetensors files: found by name, checked for shape,
 //! left where they are mapped. Knows nothing of layers.
 
+use std::cell::Cell;
 use std::collections::{BTreeSet, HashMap};
 
 use safetensors::SafeTensors;
@@ -17,6 +18,9 @@ const INDEX: &str = "model.safetensors.index.json";
 /// All tensors of a model by name.
 pub(super) struct Weights {
     tensors: HashMap<String, Entry>,
+    files: usize,
+    /// Bytes of the tensors given out since [`Self::take_loaded`].
+    loaded: Cell<u64>,
 }
 
 struct Entry {
@@ -35,7 +39,9 @@ impl Weights {
     /// one there is.
     pub(super) fn open(files: &ModelFiles) -> Result<Self, ModelError> {
         let mut tensors = HashMap::new();
-        for file in shards(files)? {
+        let shards = shards(files)?;
+        let files_count = shards.len();
+        for file in shards {
             let blob = files.open(&file)?;
             // Offsets without gaps that end where the file ends: checked here.
             let (header, metadata) = SafeTensors::read_metadata(&blob).map_err(|error| {
@@ -72,7 +78,29 @@ impl Weights {
                 }
             }
         }
-        Ok(Self { tensors })
+        Ok(Self {
+            tensors,
+            files: files_count,
+            loaded: Cell::new(0),
+        })
+    }
+
+    /// How many files there are.
+    pub(super) fn files(&self) -> usize {
+        self.files
+    }
+
+    /// Bytes of all tensors.
+    pub(super) fn total_bytes(&self) -> u64 {
+        let tensors = self.tensors.values();
+        tensors
+            .filter_map(|entry| Some(entry.tensor.as_ref().ok()?.bytes.len() as u64))
+            .sum()
+    }
+
+    /// Bytes of the tensors given out since this was last asked.
+    pub(super) fn take_loaded(&self) -> u64 {
+        self.loaded.take()
     }
 
     /// Whether there is a tensor `name`.
@@ -96,6 +124,8 @@ impl Weights {
                 entry.file, tensor.shape
             )));
         }
+        self.loaded
+            .set(self.loaded.get() + tensor.bytes.len() as u64);
         Ok(tensor.clone())
     }
 

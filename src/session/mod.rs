@@ -12,7 +12,7 @@ use std::time::Duration;
 use futures::future::join_all;
 use tracing::{info, warn};
 
-use crate::chat::{ChatError, ChatModel, ChatRequest, Finish, Message, Reply, ToolSpec};
+use crate::chat::{ChatError, ChatModel, ChatRequest, Finish, Message, Reply, ToolSpec, Usage};
 use results::{Shrinking, ToolResult};
 pub use tools::ToolSource;
 
@@ -126,6 +126,29 @@ impl ToolLoop {
         }
         let reply = self.ask(&mut conversation, &[], &mut tally).await?;
         Ok(conclude_without_tools(reply, tally))
+    }
+
+    /// Has the model evaluate what every request begins with, and says what
+    /// that cost.
+    ///
+    /// # Errors
+    /// If the model cannot take it.
+    pub async fn warm_up(&self) -> Result<Usage, SessionError> {
+        let offered = self.offered();
+        let conversation = Conversation::new(&self.settings.system_prompt, "Hello");
+        let request = ChatRequest {
+            messages: &conversation.messages,
+            tools: &offered,
+        };
+        self.model
+            .warm_up(request)
+            .await
+            .map_err(|error| match error {
+                ChatError::ContextExceeded { needed, limit } => {
+                    SessionError::PromptTooLong { needed, limit }
+                }
+                other => other.into(),
+            })
     }
 
     fn offered(&self) -> Vec<ToolSpec> {

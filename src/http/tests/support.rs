@@ -69,6 +69,10 @@ impl ChatModel for Obedient {
         }
         .boxed()
     }
+
+    fn warm_up<'a>(&'a self, request: ChatRequest<'a>) -> BoxFuture<'a, Result<Usage, ChatError>> {
+        Box::pin(async move { Ok(self.reply(request).await?.usage) })
+    }
 }
 
 impl Obedient {

@@ -56,6 +56,10 @@ impl ChatModel for Script {
         let turn = self.turns.lock().unwrap().pop_front();
         async move { turn.expect("the script has no more turns") }.boxed()
     }
+
+    fn warm_up<'a>(&'a self, request: ChatRequest<'a>) -> BoxFuture<'a, Result<Usage, ChatError>> {
+        Box::pin(async move { Ok(self.reply(request).await?.usage) })
+    }
 }
 
 pub(super) fn characters(message: &Message) -> usize {

@@ -1,0 +1,111 @@
+//! The command line, as typed. Knows nothing of what the commands do.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+/// Answers prompts with a local model that may call MCP tools.
+///
+/// Reads config.json in the current folder, starts the MCP servers it lists,
+/// loads the model it names (downloading it the first time) and answers
+///
+///   curl -d '{"prompt": "…"}' http://127.0.0.1:8080
+///
+/// with {"response": "…"}.
+#[derive(Debug, Parser)]
+#[command(
+    version,
+    args_conflicts_with_subcommands = false,
+    after_help = "\
+Try it with nothing configured:
+  llm-server demo
+
+First steps with a model of your own:
+  cp config.json.example config.json     edit it: model, port, servers, log file
+  llm-server check                       says what is wrong or missing, if anything
+  llm-server                             serves until SIGTERM or Ctrl-C
+
+Exit codes: 0 ended as asked, 78 the configuration is wrong, 1 anything else."
+)]
+pub(super) struct Cli {
+    /// The configuration.
+    #[arg(
+        long,
+        global = true,
+        value_name = "PATH",
+        default_value = "config.json"
+    )]
+    pub(super) config: PathBuf,
+
+    #[command(subcommand)]
+    pub(super) command: Option<Command>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Command {
+    /// Checks the configuration, starts the MCP servers, lists their tools and
+    /// says whether the model is there.
+    ///
+    /// Exit codes: 0 everything is ready, 78 the configuration is wrong, 1 a
+    /// server does not start or the model is not (completely) there.
+    Check,
+    /// Answers one prompt on stdout, with the same model and tools as the
+    /// server.
+    Ask {
+        /// The prompt.
+        prompt: String,
+    },
+    /// Serves the small bundled model with the bundled tools: no
+    /// configuration, no download.
+    Demo(Demo),
+    /// Runs the bundled tools as an MCP server on stdin and stdout, for the
+    /// `servers` of a configuration: time, arithmetic, files below one folder,
+    /// temperature, this computer.
+    Tools(Tools),
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Demo {
+    /// The port; the first free one from 8080 on if not given.
+    #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
+    pub(super) port: Option<u16>,
+
+    #[command(flatten)]
+    pub(super) tools: Tools,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Tools {
+    /// The folder whose files the tools may list and read.
+    #[arg(long, value_name = "FOLDER", default_value = ".")]
+    pub(super) root: PathBuf,
+
+    /// The weather service for get_temperature, one with Open-Meteo's API
+    /// (https://open-meteo.com, the default). The environment's
+    /// LLM_SERVER_WEATHER_URL does the same.
+    #[arg(long, value_name = "URL")]
+    pub(super) weather_url: Option<String>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn the_configuration_may_be_named_before_or_after_the_command() {
+        for arguments in [
+            ["llm-server", "--config", "a.json", "check"],
+            ["llm-server", "check", "--config", "a.json"],
+        ] {
+            let cli = Cli::try_parse_from(arguments).expect("both orders are fine");
+            assert_eq!(cli.config, PathBuf::from("a.json"));
+            assert!(matches!(cli.command, Some(Command::Check)));
+        }
+    }
+}

@@ -1,0 +1,207 @@
+//! The parts that answer prompts, built in start-up order and taken down in
+//! drain order. What is told to whom is decided here and nowhere else.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Instant;
+
+use tracing::{info, warn};
+
+use super::Failure;
+use crate::chat::{self, ChatError, ChatTemplate, LocalModel};
+use crate::config::{Config, ModelChoice};
+use crate::demo;
+use crate::engine::{self, Engine, EngineThread};
+use crate::hub;
+use crate::mcp::{Registry, ServerState};
+use crate::model::{self, ModelFiles, Tokenizer};
+use crate::progress::Reporter;
+use crate::session::{SessionError, ToolLoop};
+
+/// Everything that answers a prompt.
+pub(super) struct Host {
+    pub(super) sessions: Arc<ToolLoop>,
+    pub(super) engine: EngineThread,
+    registry: Arc<Registry>,
+}
+
+impl Host {
+    /// Starts the MCP servers, then the model, then warms it up. `stop` cuts
+    /// the start short: then there is no host, and nothing is left running.
+    pub(super) async fn start(
+        config: &Config,
+        stop: impl Future<Output = ()>,
+    ) -> Result<Option<Self>, Failure> {
+        tokio::pin!(stop);
+        let registry = tokio::select! {
+            registry = Registry::start(config.servers.clone()) => Arc::new(registry),
+            () = &mut stop => return Ok(None),
+        };
+        report(&registry);
+        let started = tokio::select! {
+            started = start_model(config, &registry) => started.map(Some),
+            () = &mut stop => Ok(None),
+        };
+        match started {
+            Ok(Some((sessions, engine))) => Ok(Some(Self {
+                sessions,
+                engine,
+                registry,
+            })),
+            Ok(None) => {
+                registry.close().await;
+                Ok(None)
+            }
+            Err(failure) => {
+                registry.close().await;
+                Err(failure)
+            }
+        }
+    }
+
+    /// Ends the MCP servers, then the engine. The sessions must be over.
+    pub(super) async fn close(self) -> Result<(), Failure> {
+        self.registry.close().await;
+        drop(self.sessions);
+        let joined = tokio::task::spawn_blocking(move || self.engine.join()).await;
+        match joined {
+            Ok(true) => Ok(()),
+            _ => Err(Failure::new("the engine has failed; the log says why")),
+        }
+    }
+}
+
+/// A line a server that is up; those that are not have been told of.
+fn report(registry: &Registry) {
+    for server in registry.status() {
+        if server.state == ServerState::Up {
+            info!(server = server.name, tools = ?server.tools, "MCP server ready");
+        }
+    }
+}
+
+async fn start_model(
+    config: &Config,
+    registry: &Arc<Registry>,
+) -> Result<(Arc<ToolLoop>, EngineThread), Failure> {
+    let began = Instant::now();
+    let files = model_files(&config.model).await?;
+    let (engine, thread, model) = load_model(config, files).await?;
+    let tools = Arc::clone(registry);
+    let sessions = ToolLoop::new(Arc::new(model), tools, config.session.clone());
+    warm_up(&sessions, &engine).await?;
+    info!(ms = began.elapsed().as_millis() as u64, "model ready");
+    Ok((Arc::new(sessions), thread))
+}
+
+/// Where the model is told to come from.
+pub(super) fn hub_settings(model: &ModelChoice) -> hub::Settings {
+    hub::Settings {
+        model_name: model.model_name.to_string(),
+        revision: model.revision.clone(),
+    }
+}
+
+/// Whether the bundled model is meant.
+pub(super) fn is_bundled(model: &ModelChoice) -> bool {
+    model.model_name.to_string() == demo::MODEL_NAME
+}
+
+async fn model_files(model: &ModelChoice) -> Result<ModelFiles, Failure> {
+    if is_bundled(model) {
+        return Ok(demo::files());
+    }
+    let progress = Reporter::new("downloading", model.model_name.to_string());
+    let folder: PathBuf = hub::fetch(&hub_settings(model), &progress)
+        .await
+        .map_err(|error| Failure::new(format_args!("no model: {error}")))?;
+    Ok(ModelFiles::Folder(folder))
+}
+
+async fn load_model(
+    config: &Config,
+    files: ModelFiles,
+) -> Result<(Engine, EngineThread, LocalModel), Failure> {
+    let failed = |error: &dyn std::fmt::Display| {
+        Failure::new(format_args!(
+            "the model {} does not load: {error}",
+            config.model.model_name
+        ))
+    };
+    // The small files first: what is wrong with them shows at once.
+    let tokenizer = Arc::new(Tokenizer::load(&files).map_err(|error| failed(&error))?);
+    let template = ChatTemplate::load(&files).map_err(|error| failed(&error))?;
+    let end_of_sequence = model::end_of_sequence_ids(&files).map_err(|error| failed(&error))?;
+    if end_of_sequence.is_empty() {
+        warn!("the model names no end-of-sequence token; answers end at max_tokens");
+    }
+    let settings = engine::Settings {
+        context_length: config.model.context_length,
+        end_of_sequence,
+    };
+    let backend = config.model.backend;
+    let progress = Reporter::new("loading", config.model.model_name.to_string());
+    let load = move || model::load(&files, backend, &progress);
+    let (engine, thread) = engine::start(load, Arc::clone(&tokenizer), settings)
+        .await
+        .map_err(|error| failed(&error))?;
+    let info = engine.info();
+    info!(
+        model = %config.model.model_name,
+        family = info.family,
+        parameters = info.parameters,
+        backend = info.backend,
+        context_length = engine.context_length(),
+        kv_bytes_per_token = info.kv_bytes_per_token,
+        "model loaded"
+    );
+    if let Some(asked) = config.model.context_length
+        && asked > engine.context_length()
+    {
+        warn!(
+            asked,
+            made_for = engine.context_length(),
+            "context_length is more than the model was made for"
+        );
+    }
+    let settings = chat::Settings {
+        temperature: config.sampling.temperature,
+        top_p: config.sampling.top_p,
+        min_p: config.sampling.min_p,
+        min_tokens_to_keep: config.sampling.min_tokens_to_keep,
+        max_tokens: config.max_tokens,
+        seed: config.sampling.seed,
+    };
+    let model = LocalModel::new(engine.clone(), tokenizer, template, settings);
+    Ok((engine, thread, model))
+}
+
+/// Evaluates what every request begins with, so that what cannot work shows
+/// now and the first request finds everything in place.
+async fn warm_up(sessions: &ToolLoop, engine: &Engine) -> Result<(), Failure> {
+    match sessions.warm_up().await {
+        Ok(usage) => {
+            let tokens = usage.prompt_tokens;
+            let ms = usage.time_to_first_token.as_millis() as u64;
+            info!(preamble_tokens = tokens, ms, "warmed up");
+            if tokens * 4 > engine.context_length() * 3 {
+                warn!(
+                    preamble_tokens = tokens,
+                    context_length = engine.context_length(),
+                    "the system prompt and the tools take most of the context; allow fewer tools with `tools` in the servers' entries"
+                );
+            }
+            Ok(())
+        }
+        Err(SessionError::PromptTooLong { needed, limit }) => Err(Failure::new(format_args!(
+            "the system prompt and the tools alone need {needed} tokens but the context holds {limit}; \
+             shorten system_prompt or allow fewer tools with `tools` in the servers' entries"
+        ))),
+        Err(SessionError::Model(error @ ChatError::Template(_))) => Err(Failure::new(
+            format_args!("the model cannot be talked to: {error}"),
+        )),
+        Err(error) => Err(Failure::new(format_args!(
+            "the model fails at work: {error}"
+        ))),
+    }
+}

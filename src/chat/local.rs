@@ -1,0 +1,228 @@
+//! The model in this process: renders the conversation, tokenizes it, has the
+//! engine generate and reads what it wrote.
+//!
+//! Knows nothing of tensors, and nothing of what the tools do.
+
+#[cfg(test)]
+mod tests;
+
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Instant;
+
+use futures::future::BoxFuture;
+use futures::{FutureExt, Stream, StreamExt, TryFutureExt, stream};
+
+use super::formats::ParsedCall;
+use super::template::ChatTemplate;
+use super::turn::{Turn, TurnReader};
+use super::{ChatError, ChatModel, ChatRequest, Finish, Message, Reply, ToolCall, Usage};
+use crate::engine::{Engine, EngineError, Event, FinishReason, Request, Sampling};
+use crate::model::Tokenizer;
+
+/// How the model generates. The first four fields are those of [`Sampling`].
+#[derive(Debug, Clone, PartialEq)]
+pub struct Settings {
+    /// 0 takes the most likely token; larger is more random.
+    pub temperature: f32,
+    /// Keep the smallest set of tokens whose probability reaches this; 1 keeps all.
+    pub top_p: f32,
+    /// Drop tokens less likely than this times the most likely; 0 drops none.
+    pub min_p: f32,
+    /// `min_p` never leaves fewer tokens than this.
+    pub min_tokens_to_keep: usize,
+    /// The most tokens one turn may have.
+    pub max_tokens: usize,
+    /// With a seed the same request gets the same answer; without one, each
+    /// request has a random seed of its own.
+    pub seed: Option<u64>,
+}
+
+/// A [`ChatModel`] over the engine.
+pub struct LocalModel {
+    engine: Engine,
+    /// Shared with the blocking threads that render.
+    text: Arc<TextSide>,
+    settings: Settings,
+}
+
+struct TextSide {
+    tokenizer: Arc<Tokenizer>,
+    template: ChatTemplate,
+}
+
+/// A conversation as the engine takes it.
+#[derive(Debug)]
+struct Prompt {
+    text: String,
+    tokens: Vec<u32>,
+}
+
+impl LocalModel {
+    /// A model that talks through `template` and `tokenizer` to `engine`.
+    pub fn new(
+        engine: Engine,
+        tokenizer: Arc<Tokenizer>,
+        template: ChatTemplate,
+        settings: Settings,
+    ) -> Self {
+        Self {
+            engine,
+            text: Arc::new(TextSide {
+                tokenizer,
+                template,
+            }),
+            settings,
+        }
+    }
+
+    async fn answer(
+        &self,
+        request: ChatRequest<'_>,
+        max_tokens: usize,
+    ) -> Result<Reply, ChatError> {
+        let prompt = self.prompt(request).await?;
+        let reader = TurnReader::new(self.text.template.tool_format(), &prompt.text);
+        let events = self.engine.submit(Request {
+            prompt: prompt.tokens,
+            max_tokens,
+            sampling: self.settings.sampling(),
+        });
+        let events = stream::unfold(events, async |mut events| {
+            let event = events.next().await?;
+            Some((event, events))
+        });
+        read_reply(events, reader, first_free_id(request.messages)).await
+    }
+
+    /// Renders and tokenizes on a blocking thread: a prompt may have megabytes,
+    /// and tokenizing those takes seconds that other requests' sockets should
+    /// not wait for. The copy of the conversation that this takes is cheap
+    /// beside the rendering. Dropped midway, the thread finishes this prompt
+    /// and nobody hears of it.
+    async fn prompt(&self, request: ChatRequest<'_>) -> Result<Prompt, ChatError> {
+        let text = Arc::clone(&self.text);
+        let messages = request.messages.to_vec();
+        let tools = request.tools.to_vec();
+        let span = tracing::Span::current();
+        let render = move || span.in_scope(|| text.prompt(&messages, &tools));
+        match tokio::task::spawn_blocking(render).await {
+            Ok(prompt) => prompt,
+            Err(error) => Err(ChatError::Template(format!(
+                "rendering did not finish: {error}"
+            ))),
+        }
+    }
+}
+
+impl ChatModel for LocalModel {
+    fn reply<'a>(&'a self, request: ChatRequest<'a>) -> BoxFuture<'a, Result<Reply, ChatError>> {
+        self.answer(request, self.settings.max_tokens).boxed()
+    }
+
+    fn warm_up<'a>(&'a self, request: ChatRequest<'a>) -> BoxFuture<'a, Result<Usage, ChatError>> {
+        let reply = self.answer(request, 1);
+        reply.map_ok(|reply| reply.usage).boxed()
+    }
+}
+
+impl Settings {
+    fn sampling(&self) -> Sampling {
+        Sampling {
+            temperature: self.temperature,
+            top_p: self.top_p,
+            min_p: self.min_p,
+            min_tokens_to_keep: self.min_tokens_to_keep,
+            seed: self.seed.unwrap_or_else(rand::random),
+        }
+    }
+}
+
+impl TextSide {
+    fn prompt(&self, messages: &[Message], tools: &[super::ToolSpec]) -> Result<Prompt, ChatError> {
+        let started = Instant::now();
+        let text = self.template.render(messages, tools)?;
+        let tokens = self
+            .tokenizer
+            .encode(&text)
+            .map_err(|error| ChatError::Template(error.to_string()))?;
+        if tokens.is_empty() {
+            return Err(ChatError::Template("the prompt is empty".to_owned()));
+        }
+        tracing::debug!(
+            characters = text.chars().count(),
+            tokens = tokens.len(),
+            milliseconds = started.elapsed().as_millis(),
+            "rendered the prompt"
+        );
+        tracing::trace!(prompt = ?text, "the prompt");
+        Ok(Prompt { text, tokens })
+    }
+}
+
+/// Reads a turn to its end. The calls get ids from `first_id` on.
+async fn read_reply(
+    events: impl Stream<Item = Event>,
+    mut reader: TurnReader,
+    first_id: usize,
+) -> Result<Reply, ChatError> {
+    let mut events = pin!(events);
+    let mut turn = Turn::default();
+    while let Some(event) = events.next().await {
+        match event {
+            Event::Text(text) => turn.extend(reader.feed(&text)),
+            Event::Finished { reason, usage } => {
+                turn.extend(reader.finish());
+                let (content, reasoning, calls) = turn.into_parts();
+                return Ok(Reply {
+                    content,
+                    reasoning,
+                    tool_calls: calls
+                        .into_iter()
+                        .zip(first_id..)
+                        .map(|(call, number)| with_id(call, number))
+                        .collect(),
+                    finish: match reason {
+                        FinishReason::Stop => Finish::Stop,
+                        FinishReason::Length => Finish::Length,
+                    },
+                    usage: Usage {
+                        prompt_tokens: usage.prompt_tokens,
+                        generated_tokens: usage.generated_tokens,
+                        time_to_first_token: usage.time_to_first_token,
+                    },
+                });
+            }
+            Event::Failed(EngineError::ContextExceeded { needed, limit }) => {
+                return Err(ChatError::ContextExceeded { needed, limit });
+            }
+            Event::Failed(error) => return Err(ChatError::Engine(error.to_string())),
+        }
+    }
+    Err(ChatError::Engine(EngineError::Stopped.to_string()))
+}
+
+/// The start of a call's id. With five digits it makes nine characters, all
+/// letters and digits, which is the one form that Mistral's templates accept.
+const ID: &str = "call";
+
+fn with_id(call: ParsedCall, number: usize) -> ToolCall {
+    ToolCall {
+        id: format!("{ID}{number:05}"),
+        name: call.name,
+        arguments: call.arguments,
+    }
+}
+
+/// The number of the first id that no call of the conversation has.
+fn first_free_id(messages: &[Message]) -> usize {
+    messages
+        .iter()
+        .flat_map(|message| match message {
+            Message::Assistant { tool_calls, .. } => tool_calls.as_slice(),
+            _ => &[],
+        })
+        .filter_map(|call| call.id.strip_prefix(ID)?.parse::<usize>().ok())
+        .max()
+        .map_or(0, |last| last.saturating_add(1))
+}

@@ -1,0 +1,191 @@
+//! The model's chat template: a conversation and its tools in, the prompt's
+//! text out, byte for byte what transformers would make of it.
+//!
+//! Does not know tokens, nor how the model's answer is read.
+
+mod jinja;
+mod messages;
+mod methods;
+mod python;
+mod source;
+#[cfg(test)]
+mod tests;
+
+use minijinja::{Environment, Value};
+use serde_json::json;
+
+use self::source::Source;
+use super::formats::ToolFormat;
+use super::{ChatError, Message, ToolSpec};
+use crate::model::{FilesError, ModelFiles};
+
+/// The engine's names of the two templates a model may have.
+const DEFAULT: &str = "chat_template";
+const TOOL_USE: &str = "chat_template (tool_use)";
+
+/// A model's chat template, ready to render.
+pub struct ChatTemplate {
+    env: Environment<'static>,
+    /// What every conversation is rendered with, such as `bos_token`.
+    constants: Vec<(&'static str, Value)>,
+    has_tool_use: bool,
+    knows_tools: bool,
+    format: ToolFormat,
+}
+
+/// A chat template that does not load.
+#[derive(Debug, thiserror::Error)]
+pub enum TemplateError {
+    /// The model has none.
+    #[error(
+        "the model has no chat template: neither chat_template.jinja nor `chat_template` in \
+         tokenizer_config.json; choose an instruction-tuned model"
+    )]
+    Missing,
+    /// A file cannot be had.
+    #[error(transparent)]
+    Files(#[from] FilesError),
+    /// A file is not what it should be.
+    #[error("the model's {file} cannot be used: {message}")]
+    Config {
+        /// Its name.
+        file: &'static str,
+        /// What is wrong.
+        message: String,
+    },
+    /// The template is not a template.
+    #[error("the model's chat template cannot be used: {0}")]
+    Invalid(String),
+}
+
+impl ChatTemplate {
+    /// Loads the model's template and finds out what it can do.
+    ///
+    /// # Errors
+    /// If the model has none, or it cannot be read or compiled.
+    pub fn load(files: &ModelFiles) -> Result<Self, TemplateError> {
+        Self::from_source(Source::read(files)?)
+    }
+
+    fn from_source(source: Source) -> Result<Self, TemplateError> {
+        let invalid = |error: minijinja::Error| TemplateError::Invalid(error.to_string());
+        let mut env = jinja::environment().map_err(invalid)?;
+        let has_tool_use = source.tool_use.is_some();
+        let format = ToolFormat::of_template(source.tool_use.as_ref().unwrap_or(&source.default));
+        for (name, text) in [(DEFAULT, Some(source.default)), (TOOL_USE, source.tool_use)] {
+            if let Some(text) = text {
+                env.add_template_owned(name, jinja::without_generation_tags(&text))
+                    .map_err(invalid)?;
+            }
+        }
+        let mut template = Self {
+            env,
+            constants: source
+                .special_tokens
+                .into_iter()
+                .map(|(name, text)| (name, Value::from(text)))
+                .collect(),
+            has_tool_use,
+            knows_tools: true,
+            format,
+        };
+        template.knows_tools = template.reacts_to_tools();
+        if !template.knows_tools {
+            template.format = ToolFormat::Hermes;
+            tracing::debug!(
+                "the chat template knows no tools: they are described in the system prompt"
+            );
+        }
+        Ok(template)
+    }
+
+    /// The form the model writes its tool calls in.
+    pub fn tool_format(&self) -> ToolFormat {
+        self.format
+    }
+
+    /// The prompt of a conversation, up to where the model's turn begins.
+    ///
+    /// # Errors
+    /// If the template refuses the conversation or fails on it.
+    pub fn render(&self, messages: &[Message], tools: &[ToolSpec]) -> Result<String, ChatError> {
+        let rewritten;
+        let (messages, tools) = if self.knows_tools {
+            (messages, tools)
+        } else {
+            rewritten = messages::tools_as_text(messages, tools);
+            (rewritten.as_slice(), &[][..])
+        };
+        let refused = match self.render_as_is(messages, tools) {
+            Ok(prompt) => return Ok(prompt),
+            Err(error) => error,
+        };
+        // Some templates raise an exception at the system role, and none of
+        // them says so beforehand.
+        let merged = messages::system_in_user(messages)
+            .and_then(|merged| self.render_as_is(&merged, tools).ok());
+        match merged {
+            Some(prompt) => {
+                tracing::debug!(
+                    error = ?refused.to_string(),
+                    "the chat template refused the system message: it now opens the user's"
+                );
+                Ok(prompt)
+            }
+            None => Err(ChatError::Template(refused.to_string())),
+        }
+    }
+
+    fn render_as_is(
+        &self,
+        messages: &[Message],
+        tools: &[ToolSpec],
+    ) -> Result<String, minijinja::Error> {
+        let name = if self.has_tool_use && !tools.is_empty() {
+            TOOL_USE
+        } else {
+            DEFAULT
+        };
+        let variables = json!({
+            "messages": messages::messages(messages),
+            "tools": messages::tools(tools),
+            "documents": null,
+            "add_generation_prompt": true,
+        });
+        let variables = variables
+            .as_object()
+            .into_iter()
+            .flatten()
+            .map(|(name, value)| (name.clone(), methods::from_json(value)));
+        let constants = self
+            .constants
+            .iter()
+            .map(|(name, value)| ((*name).to_owned(), value.clone()));
+        let context = Value::from_pairs(constants.chain(variables));
+        self.env.get_template(name)?.render(context)
+    }
+
+    /// Whether the prompt changes when there is a tool. A template that fails
+    /// either way is taken to know tools, since its own way is then the better
+    /// guess.
+    fn reacts_to_tools(&self) -> bool {
+        let tool = ToolSpec {
+            name: "probe".to_owned(),
+            description: "A probe.".to_owned(),
+            parameters: json!({"type": "object", "properties": {}}),
+        };
+        let user = Message::User("probe".to_owned());
+        let system = Message::System("probe".to_owned());
+        let mut rendered_any = false;
+        for messages in [vec![user.clone()], vec![system, user]] {
+            if let Ok(without) = self.render_as_is(&messages, &[]) {
+                rendered_any = true;
+                match self.render_as_is(&messages, std::slice::from_ref(&tool)) {
+                    Ok(with) if with != without => return true,
+                    _ => {}
+                }
+            }
+        }
+        !rendered_any
+    }
+}
