@@ -86,10 +86,7 @@ async fn an_empty_answer_and_a_cut_one_are_returned_as_they_are() {
 
 #[tokio::test]
 async fn a_prompt_that_does_not_fit_is_too_long() {
-    let model = Arc::new(Script {
-        room: Some(17),
-        ..Script::new([])
-    });
+    let model = Arc::new(Script::with_room(17, []));
     let got = answer(&model, no_tools(), settings()).await;
     assert_eq!(
         got,
@@ -103,10 +100,7 @@ async fn a_prompt_that_does_not_fit_is_too_long() {
 #[tokio::test]
 async fn a_full_context_cuts_the_newest_results() {
     let turns = [calls(&["t"]), calls(&["t", "short"]), says("done")];
-    let model = Arc::new(Script {
-        room: Some(1500),
-        ..Script::new(turns)
-    });
+    let model = Arc::new(Script::with_room(1500, turns));
     let source = tools(&["t", "short"], |name, _| match name {
         "t" => outcome("x".repeat(5000), false),
         _ => outcome("ok", false),
@@ -132,10 +126,7 @@ async fn a_full_context_cuts_the_newest_results() {
 async fn results_that_never_fit_are_left_out() {
     // Not even a cut result fits; a notice in its place does.
     let turns = [calls(&["t"]), says("too long, it says")];
-    let model = Arc::new(Script {
-        room: Some(18 + 90),
-        ..Script::new(turns)
-    });
+    let model = Arc::new(Script::with_room(18 + 90, turns));
     let settings = Settings {
         tool_result_limit: 100_000,
         ..settings()
@@ -151,10 +142,7 @@ async fn results_that_never_fit_are_left_out() {
 
     // Older results go last.
     let turns = [calls(&["t"]), calls(&["tiny"]), says("done")];
-    let model = Arc::new(Script {
-        room: Some(1050),
-        ..Script::new(turns)
-    });
+    let model = Arc::new(Script::with_room(1050, turns));
     let source = tools(&["t", "tiny"], |name, _| match name {
         "t" => outcome("x".repeat(1000), false),
         _ => outcome("y".repeat(40), false),
@@ -171,10 +159,7 @@ async fn results_that_never_fit_are_left_out() {
     assert_eq!(shown[1], "y".repeat(40));
 
     // And where nothing helps there is an end.
-    let model = Arc::new(Script {
-        room: Some(18),
-        ..Script::new([calls(&["t"])])
-    });
+    let model = Arc::new(Script::with_room(18, [calls(&["t"])]));
     let got = answer(&model, always(&"x".repeat(500), false), settings).await;
     assert!(matches!(
         got,

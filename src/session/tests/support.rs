@@ -22,7 +22,7 @@ pub(super) struct Script {
     pub(super) turns: Mutex<VecDeque<Result<Reply, ChatError>>>,
     asked: Mutex<Vec<Asked>>,
     /// The context's size, in characters of the messages.
-    pub(super) room: Option<usize>,
+    room: Option<usize>,
 }
 
 impl Script {
@@ -30,6 +30,13 @@ impl Script {
         Self {
             turns: Mutex::new(turns.into_iter().map(Ok).collect()),
             ..Self::default()
+        }
+    }
+
+    pub(super) fn with_room(room: usize, turns: impl IntoIterator<Item = Reply>) -> Self {
+        Self {
+            room: Some(room),
+            ..Self::new(turns)
         }
     }
 
