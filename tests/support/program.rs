@@ -300,9 +300,15 @@ impl Running {
 
     /// SIGTERM; it must end with 0 and leave nobody behind.
     #[track_caller]
-    pub(crate) fn stop(mut self) -> Setup {
-        let children = self.descendants();
+    pub(crate) fn stop(self) -> Setup {
         self.signal("TERM");
+        self.stopped()
+    }
+
+    /// The same for a program that has had its signal.
+    #[track_caller]
+    pub(crate) fn stopped(mut self) -> Setup {
+        let children = self.descendants();
         let status = self.wait();
         assert_eq!(status.code(), Some(0), "{}", self.stderr());
         for child in children {
