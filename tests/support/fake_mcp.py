@@ -37,6 +37,9 @@ Options:
     --name NAME          its name in serverInfo (default "fake"); version is "1.0"
     --tools A,B          lists only these tools
     --suffix S           added to every result of echo, to tell two servers apart
+    --play NAME=TOOL[:J] offers a tool the demo model was trained with (get_temperature, get_current_time,
+                         calculate, system_info) that behaves like TOOL with the arguments J (JSON) whatever
+                         it is called with; only such tools are listed then. May be given more than once.
     --hang               never answers anything
     --hang-list          answers initialize, never tools/list
     --start-delay S      waits that many seconds before it answers anything
@@ -108,6 +111,15 @@ TOOLS = {
     "ask": ("Asks the client.", schema(method=str)),
 }
 
+# What --play may name: the demo model calls these reliably, so that a test can
+# have a real model make a call that goes wrong.
+PLAYED = {
+    "get_temperature": ("Get the current temperature in a city.", schema(city=str)),
+    "get_current_time": ("Get the current time in a timezone.", schema(timezone=str)),
+    "calculate": ("Evaluate a math expression.", schema(expression=str)),
+    "system_info": ("Get information about this computer.", schema()),
+}
+
 ODD = [
     {"name": "no_type", "inputSchema": {"properties": {"a": {"$ref": "#/$defs/a"}}, "$defs": {"a": {}}}},
     {"name": "bare", "inputSchema": {}},
@@ -126,7 +138,12 @@ class Server:
     def __init__(self, options):
         self.options = options
         self.lock = threading.Lock()
-        self.names = options.tools.split(",") if options.tools else list(TOOLS)
+        self.played = {}  # the name offered -> (the tool it behaves like, its arguments)
+        for played in options.play:
+            name, _, tool = played.partition("=")
+            tool, _, given = tool.partition(":")
+            self.played[name] = (tool, json.loads(given or "{}"))
+        self.names = options.tools.split(",") if options.tools else list(self.played or TOOLS)
         self.changed = False
         self.waiting = {}  # the id of a request to the client -> [event, answer]
 
@@ -215,9 +232,10 @@ class Server:
 
     def page(self, params):
         names = self.names + (["extra"] if self.changed else [])
+        known = dict(TOOLS, **PLAYED)
         tools = [
-            {"name": name, "description": TOOLS[name][0], "inputSchema": TOOLS[name][1]}
-            if name in TOOLS else {"name": name, "inputSchema": schema()}
+            {"name": name, "description": known[name][0], "inputSchema": known[name][1]}
+            if name in known else {"name": name, "inputSchema": schema()}
             for name in names
         ]
         if self.options.odd_schemas:
@@ -233,6 +251,8 @@ class Server:
         return result
 
     def call(self, ident, name, given):
+        if name in self.played:
+            name, given = self.played[name]
         if name == "malformed":
             self.write(b'{"jsonrpc": "2.0", "id": %d, "error": "just a string"}\n' % ident)
             return None
@@ -366,6 +386,7 @@ def main():
     parser.add_argument("--name", default="fake")
     parser.add_argument("--tools")
     parser.add_argument("--suffix", default="")
+    parser.add_argument("--play", action="append", default=[])
     for flag in ("hang", "hang-list", "exit-at-start", "endless-pages", "odd-schemas",
                  "garbage", "long-stderr", "ignore-sigterm"):
         parser.add_argument("--" + flag, action="store_true")

@@ -1,0 +1,28 @@
+//! Black-box tests: the real program, its command line, its files and its
+//! socket, with the bundled model. `scripts/test` brings what they need.
+
+#![allow(clippy::unwrap_used)]
+
+#[path = "../support/mod.rs"]
+mod support;
+
+// The command line beside the server: help, check, ask, demo, tools.
+mod commands;
+// Faults in the config, secrets, exit codes.
+mod config;
+// The end: signals, requests under way, children and grandchildren.
+mod drain;
+// What clients send and how they behave.
+mod http;
+// The model's files from a hub.
+mod hub;
+// The log file: what is in it, midnight, a full disk.
+mod log;
+// Prompts that the bundled model answers with the bundled tools.
+mod prompts;
+// MCP servers written by others.
+mod real_servers;
+// MCP servers that misbehave.
+mod servers;
+// The start: ports, broken models.
+mod startup;
