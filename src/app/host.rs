@@ -13,7 +13,7 @@ use crate::config::{Config, ModelChoice};
 use crate::demo;
 use crate::engine::{self, Engine, EngineThread};
 use crate::hub;
-use crate::mcp::{Registry, ServerState};
+use crate::mcp::Registry;
 use crate::model::{self, ModelFiles, Tokenizer};
 use crate::progress::Reporter;
 use crate::session::{SessionError, ToolLoop};
@@ -37,7 +37,6 @@ impl Host {
             registry = Registry::start(config.servers.clone()) => Arc::new(registry),
             () = &mut stop => return Ok(None),
         };
-        report(&registry);
         let started = tokio::select! {
             started = start_model(config, &registry) => started.map(Some),
             () = &mut stop => Ok(None),
@@ -67,15 +66,6 @@ impl Host {
         match joined {
             Ok(true) => Ok(()),
             _ => Err(Failure::new("the engine has failed; the log says why")),
-        }
-    }
-}
-
-/// A line a server that is up; those that are not have been told of.
-fn report(registry: &Registry) {
-    for server in registry.status() {
-        if server.state == ServerState::Up {
-            info!(server = server.name, tools = ?server.tools, "MCP server ready");
         }
     }
 }

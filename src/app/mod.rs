@@ -25,7 +25,7 @@ use clap::Parser;
 use tracing::error;
 
 use crate::config::{self, Config};
-use crate::logging::{self, Level};
+use crate::logging::{self, Level, Redactor};
 use cli::{Cli, Command};
 
 /// How long work that nobody waits for any more may hold up the exit.
@@ -99,8 +99,13 @@ async fn with_log<T>(
     secrets: &[String],
     command: impl Future<Output = Result<T, Failure>>,
 ) -> Result<T, Failure> {
-    let _guard = logging::init(settings, secrets.to_vec()).map_err(Failure::new)?;
-    let result = command.await;
+    let redact = |failure: Failure| Failure {
+        message: Redactor::new(secrets).redact(&failure.message).into_owned(),
+        ..failure
+    };
+    let _guard = logging::init(settings, secrets.to_vec())
+        .map_err(|error| redact(Failure::new(error)))?;
+    let result = command.await.map_err(redact);
     if let Err(failure) = &result {
         // Not to stderr as well: `run` says it there.
         error!(target: logging::FILE_ONLY, "{}", failure.message);
