@@ -88,7 +88,7 @@ impl fmt::Display for ModelName {
 pub struct Sampling {
     /// At least 0.
     pub temperature: f32,
-    /// Above 0, at most 1.
+    /// From 0 to 1.
     pub top_p: f32,
     /// From 0 to 1.
     pub min_p: f32,

@@ -204,8 +204,8 @@ fn sampling(c: &mut Context<'_>, top: &Section<'_>) -> Sampling {
     );
     let top_p = number(
         "top_p",
-        "a number above 0 and up to 1 (which keeps all)",
-        |n| n > 0.0 && n <= 1.0,
+        "a number from 0 to 1 (either keeps all)",
+        |n| (0.0..=1.0).contains(&n),
     );
     let min_p = number("min_p", "a number from 0 (which keeps all) to 1", |n| {
         (0.0..=1.0).contains(&n)

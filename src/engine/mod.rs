@@ -33,7 +33,8 @@ pub struct Settings {
 pub struct Sampling {
     /// 0 takes the most likely token; larger is more random.
     pub temperature: f32,
-    /// Keep the smallest set of tokens whose probability reaches this; 1 keeps all.
+    /// Keep the smallest set of tokens whose probability reaches this; 1 keeps
+    /// all, and so does 0.
     pub top_p: f32,
     /// Drop tokens less likely than this times the most likely; 0 drops none.
     pub min_p: f32,

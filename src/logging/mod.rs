@@ -84,7 +84,8 @@ impl Level {
 
     /// What is let through: our own events at this level, and those of the
     /// libraries one step quieter, since at their own `info` they tell of
-    /// every connection and frame.
+    /// every connection and frame. hf-hub calls each failed attempt an error,
+    /// though it is tried again; ours says so when all have failed.
     fn targets(self) -> Targets {
         let (ours, theirs) = match self {
             Self::Trace => (LevelFilter::TRACE, LevelFilter::DEBUG),
@@ -93,8 +94,13 @@ impl Level {
             Self::Warning => (LevelFilter::WARN, LevelFilter::WARN),
             Self::Error => (LevelFilter::ERROR, LevelFilter::ERROR),
         };
+        let hub = match self {
+            Self::Trace | Self::Debug => theirs,
+            _ => LevelFilter::OFF,
+        };
         Targets::new()
             .with_default(theirs)
+            .with_target("hf_hub", hub)
             .with_target(env!("CARGO_CRATE_NAME"), ours)
     }
 }

@@ -158,7 +158,7 @@ impl Weights {
                 "{prefix} is quantized but config.json does not say how"
             ))
         })?;
-        if columns % group_size != 0 {
+        if !columns.is_multiple_of(group_size) {
             return Err(damaged(format!(
                 "{prefix} has {columns} columns, which groups of {group_size} do not fill"
             )));

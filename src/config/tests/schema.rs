@@ -137,7 +137,7 @@ fn schema_and_code_agree() {
         json!({"listening_port": "8080"}),
         json!({"system_prompt": 1}),
         json!({"temperature": -1}),
-        json!({"top_p": 0}),
+        json!({"top_p": -0.1}),
         json!({"top_p": 1.01}),
         json!({"min_p": -0.1}),
         json!({"min_p": 1.1}),
