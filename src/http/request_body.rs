@@ -15,7 +15,7 @@ use super::Limits;
 /// A body, and the room in memory it takes, which is given back with it.
 pub(super) struct Held {
     pub(super) bytes: Vec<u8>,
-    _room: Option<OwnedSemaphorePermit>,
+    room: Option<OwnedSemaphorePermit>,
 }
 
 /// Why a body could not be had.
@@ -66,7 +66,7 @@ async fn collect(
 ) -> Result<Held, BodyError> {
     let mut held = Held {
         bytes: Vec::new(),
-        _room: None,
+        room: None,
     };
     loop {
         let frame = match timeout(idle, body.frame()).await {
@@ -92,9 +92,9 @@ impl Held {
         let more = Arc::clone(all)
             .try_acquire_many_owned(bytes)
             .map_err(|_| BodyError::NoRoom)?;
-        match &mut self._room {
+        match &mut self.room {
             Some(room) => room.merge(more),
-            None => self._room = Some(more),
+            None => self.room = Some(more),
         }
         Ok(())
     }

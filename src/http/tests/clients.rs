@@ -26,8 +26,12 @@ fn body_of(length: usize) -> Vec<u8> {
 }
 
 fn chunked(body: &[u8]) -> Vec<u8> {
+    in_chunks(body, 100_000)
+}
+
+fn in_chunks(body: &[u8], length: usize) -> Vec<u8> {
     let mut bytes = b"POST / HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n".to_vec();
-    for chunk in body.chunks(100_000) {
+    for chunk in body.chunks(length) {
         bytes.extend_from_slice(format!("{:x}\r\n", chunk.len()).as_bytes());
         bytes.extend_from_slice(chunk);
         bytes.extend_from_slice(b"\r\n");
@@ -104,6 +108,10 @@ async fn bodies_take_no_more_memory_than_there_is_room_for() {
     assert!(response.header("retry-after").is_some());
     server.release(1);
     first.response().await.answer();
+    // All pieces of a body count.
+    let mut pieces = server.connect().await;
+    pieces.send(&in_chunks(&body_of(1200), 100)).await;
+    assert_eq!(pieces.response().await.status, 503);
     // The room is free again, however often it was taken.
     for _ in 0..3 {
         server.post(&prompt).await.answer();

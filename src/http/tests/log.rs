@@ -4,8 +4,8 @@ use std::io;
 use std::sync::{Arc, Mutex};
 
 use serde_json::json;
-use tracing::Level;
 use tracing::subscriber::DefaultGuard;
+use tracing::{Dispatch, Level};
 
 use super::support::{Fixture, settings};
 
@@ -26,14 +26,20 @@ impl io::Write for Log {
 }
 
 impl Log {
-    fn collect(&self, level: Level) -> DefaultGuard {
+    /// Collects while the guard lives.
+    fn collect(&self, level: Level) -> (DefaultGuard, Dispatch) {
+        // While there is one subscriber only, tracing asks the thread that
+        // first comes by a line whether the line is wanted, and remembers the
+        // answer for all; the other tests' threads say no. A second one makes
+        // it ask the subscribers.
+        let second = Dispatch::new(tracing_subscriber::registry());
         let log = self.clone();
         let subscriber = tracing_subscriber::fmt()
             .with_max_level(level)
             .with_ansi(false)
             .with_writer(move || log.clone())
             .finish();
-        tracing::subscriber::set_default(subscriber)
+        (tracing::subscriber::set_default(subscriber), second)
     }
 
     /// The lines that say `what`.
