@@ -2,7 +2,6 @@
 //! keeps URLs out of errors and follows no redirect to another host.
 
 use std::collections::{BTreeMap, HashMap};
-use std::error::Error as _;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -96,12 +95,12 @@ pub(super) fn ends_connection(error: &(dyn std::error::Error + Send + Sync + 'st
     }
 }
 
-/// The client's own error in one of the transport, which names it as no cause.
+/// The client's own error in one of the transport, which only repeats it.
 pub(super) fn client_error<'a>(
     error: &'a (dyn std::error::Error + 'static),
 ) -> Option<&'a (dyn std::error::Error + 'static)> {
     match error.downcast_ref::<Error>() {
-        Some(StreamableHttpError::Client(error)) => error.source(),
+        Some(StreamableHttpError::Client(error)) => Some(error),
         _ => None,
     }
 }

@@ -71,8 +71,9 @@ pub(super) fn describe_request(error: &ServiceError) -> String {
 
 /// An error with its causes in one line.
 fn describe(error: &(dyn std::error::Error + 'static)) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source().or_else(|| http::client_error(error));
+    let first = http::client_error(error).unwrap_or(error);
+    let mut text = first.to_string();
+    let mut cause = first.source();
     while let Some(error) = cause {
         let more = error.to_string();
         if !text.contains(&more) {

@@ -4,7 +4,6 @@
 mod failures;
 mod http;
 mod lifecycle;
-mod peers;
 mod tools;
 
 use std::io::Write;
