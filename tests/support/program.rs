@@ -10,8 +10,8 @@ use std::sync::atomic::{AtomicU16, Ordering};
 use serde_json::{Map, Value, json};
 use tempfile::TempDir;
 
+use super::client::{Response, post, prompt_body};
 use super::process::{alive, descendants, signal, wait_until};
-use super::{Response, post, prompt_body};
 
 /// A folder with a config, not started yet.
 pub(crate) struct Setup {
