@@ -24,6 +24,7 @@
 //! | [`model`] | config-driven decoder, KV cache, weight loading, tokenizer | requests |
 //! | [`backend`] | the seam to the tensor library, a handful of coarse ops | everything above |
 //! | [`blob`] | bytes memory-mapped or embedded, shared without copying | what is in them |
+//! | `excerpt` | the beginning of a text, for a line of the log | what the text is |
 //! | [`hub`] | brings a model's files into a local folder | what is in them |
 //! | [`progress`] | how far a long job has come: a bar and log lines | what the job is |
 //! | [`tools`] | the bundled MCP server, `llm-server tools` | the rest of the program |
@@ -39,6 +40,7 @@ pub mod chat;
 pub mod config;
 pub mod demo;
 pub mod engine;
+mod excerpt;
 pub mod http;
 pub mod hub;
 pub mod logging;

@@ -11,9 +11,7 @@ use tracing::info;
 
 use super::failure::{Failure, json};
 use super::{Server, request_body};
-
-/// How much of a prompt or an answer goes into one line of the log.
-const LOGGED_CHARACTERS: usize = 2000;
+use crate::excerpt::logged;
 
 /// The request. Other keys are ignored, and never kept: a tree of all values
 /// could take many times the body's own memory.
@@ -89,12 +87,4 @@ fn prompt_of(body: &[u8]) -> Result<String, String> {
 
 fn not_json(error: &serde_json::Error) -> String {
     format!("The request body is not JSON: {error}.")
-}
-
-/// The beginning of `text`, as long as a line of the log may be.
-fn logged(text: &str) -> &str {
-    match text.char_indices().nth(LOGGED_CHARACTERS) {
-        Some((end, _)) => &text[..end],
-        None => text,
-    }
 }

@@ -9,6 +9,7 @@ use rmcp::service::{ClientInitializeError, ServiceError};
 use super::child::Child;
 use super::gone::Gone;
 use super::{ServerSettings, Transport, http};
+use crate::excerpt::head;
 
 /// The longest text that is passed on, in characters.
 const LONGEST: usize = 500;
@@ -89,5 +90,5 @@ fn describe(error: &(dyn std::error::Error + 'static)) -> String {
 
 /// The beginning of a text, enough to recognise it.
 pub(super) fn cut(text: &str) -> String {
-    text.chars().take(LONGEST).collect()
+    head(text, LONGEST).to_owned()
 }

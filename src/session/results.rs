@@ -3,6 +3,7 @@
 //! who made the calls.
 
 use crate::chat::Message;
+use crate::excerpt::head;
 
 /// What stands for a result that cannot be shown at all.
 const TOO_LONG: &str = "Error: the result is too long for the conversation; \
@@ -106,13 +107,5 @@ fn shorten(message: &mut Message, text: String) -> bool {
             true
         }
         _ => false,
-    }
-}
-
-/// The first `limit` characters of `text`.
-pub(super) fn head(text: &str, limit: usize) -> &str {
-    match text.char_indices().nth(limit) {
-        Some((end, _)) => &text[..end],
-        None => text,
     }
 }

@@ -11,10 +11,8 @@ use tracing::{debug, info, warn};
 
 use super::results::ToolResult;
 use crate::chat::{Arguments, ToolCall, ToolSpec};
+use crate::excerpt::logged;
 use crate::mcp::{CallOutcome, Registry, Tool};
-
-/// How much of a text from outside goes into one line of the log.
-const LOGGED_CHARACTERS: usize = 2000;
 
 /// Where tools come from: the MCP servers, and in tests a double.
 pub trait ToolSource: Send + Sync {
@@ -91,9 +89,4 @@ fn unknown(name: &str, offered: &[ToolSpec]) -> String {
     }
     let names: Vec<&str> = offered.iter().map(|tool| tool.name.as_str()).collect();
     format!("{missing}; the tools are: {}.", names.join(", "))
-}
-
-/// The beginning of `text`, as long as a line of the log may be.
-fn logged(text: &str) -> &str {
-    super::results::head(text, LOGGED_CHARACTERS)
 }
