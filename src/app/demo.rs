@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use super::{Failure, cli, print, serve, with_log};
 use crate::backend::BackendChoice;
-use crate::config::{Config, Host, Limits, Listen, ModelChoice, ModelName, Sampling};
+use crate::chat;
+use crate::config::{Config, Host, Limits, Listen, ModelChoice, ModelName};
 use crate::demo::MODEL_NAME;
 use crate::logging::{self, Level};
 use crate::mcp::{ServerSettings, Transport};
@@ -61,14 +62,14 @@ fn config(port: u16, tools: &cli::Tools) -> Result<Config, Failure> {
             backend: BackendChoice::Auto,
             context_length: None,
         },
-        sampling: Sampling {
+        chat: chat::Settings {
             temperature: 0.0,
             top_p: 1.0,
             min_p: 0.0,
             min_tokens_to_keep: 1,
+            max_tokens: 256,
             seed: None,
         },
-        max_tokens: 256,
         session: session::Settings {
             system_prompt: String::new(),
             max_tool_rounds: 6,

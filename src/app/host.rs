@@ -8,7 +8,7 @@ use std::time::Instant;
 use tracing::{info, warn};
 
 use super::Failure;
-use crate::chat::{self, ChatError, ChatTemplate, LocalModel};
+use crate::chat::{ChatError, ChatTemplate, LocalModel};
 use crate::config::{Config, ModelChoice};
 use crate::demo;
 use crate::engine::{self, Engine, EngineThread};
@@ -154,15 +154,7 @@ async fn load_model(
             "context_length is more than the model was made for"
         );
     }
-    let settings = chat::Settings {
-        temperature: config.sampling.temperature,
-        top_p: config.sampling.top_p,
-        min_p: config.sampling.min_p,
-        min_tokens_to_keep: config.sampling.min_tokens_to_keep,
-        max_tokens: config.max_tokens,
-        seed: config.sampling.seed,
-    };
-    let model = LocalModel::new(engine.clone(), tokenizer, template, settings);
+    let model = LocalModel::new(engine.clone(), tokenizer, template, config.chat.clone());
     Ok((engine, thread, model))
 }
 

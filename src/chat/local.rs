@@ -16,8 +16,8 @@ use futures::{FutureExt, Stream, StreamExt, TryFutureExt, stream};
 use super::formats::ParsedCall;
 use super::template::ChatTemplate;
 use super::turn::{Turn, TurnReader};
-use super::{ChatError, ChatModel, ChatRequest, Finish, Message, Reply, ToolCall, Usage};
-use crate::engine::{Engine, EngineError, Event, FinishReason, Request, Sampling};
+use super::{ChatError, ChatModel, ChatRequest, Message, Reply, ToolCall, Usage};
+use crate::engine::{Engine, EngineError, Event, Request, Sampling};
 use crate::model::Tokenizer;
 
 /// How the model generates. The first four fields are those of [`Sampling`].
@@ -183,15 +183,8 @@ async fn read_reply(
                         .zip(first_id..)
                         .map(|(call, number)| with_id(call, number))
                         .collect(),
-                    finish: match reason {
-                        FinishReason::Stop => Finish::Stop,
-                        FinishReason::Length => Finish::Length,
-                    },
-                    usage: Usage {
-                        prompt_tokens: usage.prompt_tokens,
-                        generated_tokens: usage.generated_tokens,
-                        time_to_first_token: usage.time_to_first_token,
-                    },
+                    finish: reason,
+                    usage,
                 });
             }
             Event::Failed(EngineError::ContextExceeded { needed, limit }) => {

@@ -9,6 +9,7 @@ mod reasoning;
 pub mod template;
 pub mod turn;
 
+pub use crate::engine::{FinishReason as Finish, Usage};
 pub use local::{LocalModel, Settings};
 pub use template::ChatTemplate;
 
@@ -100,26 +101,6 @@ pub struct Reply {
     pub finish: Finish,
     /// What it cost.
     pub usage: Usage,
-}
-
-/// Why the model stopped.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Finish {
-    /// It ended its turn.
-    Stop,
-    /// It reached the limit on generated tokens or the end of its context.
-    Length,
-}
-
-/// What one turn of the model cost.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Usage {
-    /// Tokens of the prompt.
-    pub prompt_tokens: usize,
-    /// Tokens generated.
-    pub generated_tokens: usize,
-    /// From submission to the first generated token.
-    pub time_to_first_token: std::time::Duration,
 }
 
 /// Why the model gave no reply.

@@ -26,17 +26,15 @@ use std::time::Duration;
 pub use faults::{Fault, Faults};
 
 use crate::backend::BackendChoice;
-use crate::{logging, mcp, session};
+use crate::{chat, logging, mcp, session};
 
 /// Everything the configuration says, checked and complete.
 #[derive(Clone)]
 pub struct Config {
     /// Which model, and what runs it.
     pub model: ModelChoice,
-    /// How tokens are chosen.
-    pub sampling: Sampling,
-    /// The most tokens one turn of the model may generate.
-    pub max_tokens: usize,
+    /// How the model generates.
+    pub chat: chat::Settings,
     /// The tool loop's settings.
     pub session: session::Settings,
     /// The MCP servers in the order written, without the disabled ones.
@@ -81,21 +79,6 @@ impl fmt::Display for ModelName {
             Self::Folder(folder) => folder.display().fmt(f),
         }
     }
-}
-
-/// How tokens are chosen; [`crate::engine::Sampling`] says what each means.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Sampling {
-    /// At least 0.
-    pub temperature: f32,
-    /// From 0 to 1.
-    pub top_p: f32,
-    /// From 0 to 1.
-    pub min_p: f32,
-    /// At least 1.
-    pub min_tokens_to_keep: usize,
-    /// `None` takes a new one for each request.
-    pub seed: Option<u64>,
 }
 
 /// Where requests are accepted.
@@ -146,8 +129,7 @@ impl fmt::Debug for Config {
         let servers: Vec<_> = self.servers.iter().map(|s| &s.name).collect();
         f.debug_struct("Config")
             .field("model", &hide(self.model.model_name.to_string()))
-            .field("sampling", &self.sampling)
-            .field("max_tokens", &self.max_tokens)
+            .field("chat", &self.chat)
             .field("servers", &servers)
             .field("host", &hide(self.listen.host.to_string()))
             .field("port", &self.listen.port)

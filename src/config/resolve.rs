@@ -12,9 +12,9 @@ use super::section::{Context, Key, Section, optional, required};
 use super::servers;
 use super::{
     BackendChoice, Config, Environment, Faults, Host, Limits, Listen, ModelChoice, ModelName,
-    Sampling,
+
 };
-use crate::{logging, session};
+use crate::{chat, logging, session};
 
 /// The keys of the top level.
 pub(super) const KEYS: &[Key] = &[
@@ -70,8 +70,7 @@ pub(super) fn resolve(
     // made of it, since a configuration with faults is not returned.
     let log = log(c, &top);
     let model = model(c, &top, folder);
-    let sampling = sampling(c, &top);
-    let max_tokens = count(c, &top, "max_tokens", 1).unwrap_or(4096);
+    let chat = chat(c, &top);
     let session = session::Settings {
         system_prompt: top.text(c, "system_prompt").unwrap_or_default(),
         max_tool_rounds: count(c, &top, "max_tool_rounds", 0).unwrap_or(16),
@@ -85,8 +84,7 @@ pub(super) fn resolve(
     match log {
         Some(log) if faults.is_empty() => Ok(Config {
             model,
-            sampling,
-            max_tokens,
+            chat,
             session,
             servers,
             listen,
@@ -191,7 +189,7 @@ fn model_name(c: &mut Context<'_>, written: &str, folder: &Path) -> Option<Model
     Some(ModelName::Repository(written.to_owned()))
 }
 
-fn sampling(c: &mut Context<'_>, top: &Section<'_>) -> Sampling {
+fn chat(c: &mut Context<'_>, top: &Section<'_>) -> chat::Settings {
     // Checked as the f32 that is used: 1e-60 is 0 then, and 1e60 infinite.
     let mut number = |name, wanted, accepts: fn(f32) -> bool| {
         top.number(c, name, wanted, |n| accepts(n as f32))
@@ -210,11 +208,12 @@ fn sampling(c: &mut Context<'_>, top: &Section<'_>) -> Sampling {
     let min_p = number("min_p", "a number from 0 (which keeps all) to 1", |n| {
         (0.0..=1.0).contains(&n)
     });
-    Sampling {
+    chat::Settings {
         temperature,
         top_p,
         min_p,
         min_tokens_to_keep: count(c, top, "min_tokens_to_keep", 1).unwrap_or(1),
+        max_tokens: count(c, top, "max_tokens", 1).unwrap_or(4096),
         seed: top.whole(c, "seed", 0..=u64::MAX),
     }
 }

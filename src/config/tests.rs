@@ -99,16 +99,16 @@ fn the_smallest_configuration_has_the_defaults() {
         }
     );
     assert_eq!(
-        config.sampling,
-        Sampling {
+        config.chat,
+        chat::Settings {
             temperature: 0.5,
             top_p: 1.0,
             min_p: 0.0,
             min_tokens_to_keep: 1,
+            max_tokens: 4096,
             seed: None,
         }
     );
-    assert_eq!(config.max_tokens, 4096);
     assert_eq!(config.session.max_tool_rounds, 16);
     assert_eq!(config.session.tool_result_limit, 20_000);
     assert!(config.servers.is_empty());
@@ -141,7 +141,7 @@ fn every_optional_key_is_read() {
     assert_eq!(config.listen.host.to_string(), "::1");
     assert_eq!(config.model.backend, BackendChoice::Candle);
     assert_eq!(config.model.revision.as_deref(), Some("v2"));
-    assert_eq!(config.max_tokens, 7);
+    assert_eq!(config.chat.max_tokens, 7);
     assert_eq!(config.model.context_length, Some(4096));
     assert_eq!(config.session.max_tool_rounds, 0);
     assert_eq!(config.session.tool_result_limit, 9);
@@ -149,7 +149,7 @@ fn every_optional_key_is_read() {
     assert_eq!(config.limits.shutdown_grace, Duration::ZERO);
     assert_eq!(config.limits.max_concurrent_requests, 2);
     assert_eq!(config.limits.max_queued_requests, 0);
-    assert_eq!(config.sampling.seed, Some(u64::MAX));
+    assert_eq!(config.chat.seed, Some(u64::MAX));
 }
 
 #[test]
@@ -162,7 +162,7 @@ fn keys_may_have_blanks_or_hyphens() {
     }"#;
     let config = Case::new(text).load().unwrap();
     assert_eq!(config.listen.port, 8080);
-    assert_eq!(config.sampling.min_tokens_to_keep, 3);
+    assert_eq!(config.chat.min_tokens_to_keep, 3);
     assert_eq!(config.servers[0].timeout, Duration::from_secs(2));
 }
 

@@ -90,7 +90,7 @@ fn the_schemas_defaults_are_the_codes() {
     let with_defaults = Case::of(&with(written)).load().unwrap();
     let without = Case::of(&minimal()).load().unwrap();
     assert_eq!(with_defaults.model, without.model);
-    assert_eq!(with_defaults.max_tokens, without.max_tokens);
+    assert_eq!(with_defaults.chat, without.chat);
     assert_eq!(with_defaults.listen, without.listen);
     assert_eq!(with_defaults.limits, without.limits);
     let session = |config: &Config| {
