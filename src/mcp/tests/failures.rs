@@ -75,7 +75,7 @@ async fn what_takes_too_long_or_is_dropped_is_cancelled() {
     let scratch = Scratch::new();
     let record = scratch.path("record");
     let options = format!("--record {}", record.display());
-    let settings = with_timeout(fake("fake", &options), Duration::from_secs(3));
+    let settings = with_timeout(fake("fake", &options), Duration::from_secs(6));
     let registry = Registry::start(vec![settings]).await;
     let cancelled = || {
         let methods = scratch.methods("record");
@@ -84,7 +84,7 @@ async fn what_takes_too_long_or_is_dropped_is_cancelled() {
     };
 
     let late = error(&registry, "slow", json!({"seconds": 60})).await;
-    assert_eq!(late, "The tool did not answer within 3 seconds.");
+    assert_eq!(late, "The tool did not answer within 6 seconds.");
     eventually("the late call is cancelled", || cancelled() == 1).await;
 
     let dropped = call(&registry, "slow", json!({"seconds": 60}));
@@ -122,7 +122,7 @@ async fn a_flood_on_stderr_blocks_nobody() {
     .await;
     let lines = log.lines(&["stderr", "flood line"]);
     assert!(
-        lines.len() >= 200 && lines.len() < 20_000,
+        lines.len() >= 100 && lines.len() < 20_000,
         "{}",
         lines.len()
     );
