@@ -7,9 +7,7 @@ use std::time::Duration;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
-use crate::support::{
-    Client, Setup, TEMPERATURE_PROMPT, exchange, get, playing, post, prompt_body, wait_until,
-};
+use crate::support::{Client, Setup, TEMPERATURE_PROMPT, exchange, get, post, prompt_body};
 
 const LONGEST_BODY: usize = 10 * 1024 * 1024;
 
@@ -209,31 +207,17 @@ fn two_thousand_random_and_truncated_bodies_are_outlived() {
 
 #[test]
 fn a_client_that_goes_away_stops_its_tool_call_and_makes_room() {
-    let setup = Setup::new();
-    let record = setup.path().join("record");
-    let slow = playing(
-        "slow:{\"seconds\":300}",
-        &["--record", record.to_str().unwrap()],
-    );
-    let program = setup
-        .server("fake", slow)
+    let program = Setup::new()
+        .slow_temperature(300, &[])
         .set("max_concurrent_requests", 1)
         .set("request_timeout_seconds", 600)
         .start();
     let mut client = Client::connect(program.port());
     client.post("/", &prompt_body(TEMPERATURE_PROMPT)).unwrap();
-    let recorded = |text: &str| {
-        wait_until(&format!("{text} reaches the server"), || {
-            std::fs::read_to_string(&record)
-                .ok()?
-                .contains(text)
-                .then_some(())
-        });
-    };
-    recorded("tools/call");
+    program.wait_for_calls(1);
     drop(client);
     program.wait_for_log("the client is gone");
-    recorded("notifications/cancelled");
+    program.wait_for_messages("notifications/cancelled", 1);
     // The only place is free again.
     assert!(program.ask("hello!").contains("Hello"));
     program.stop();
@@ -283,7 +267,7 @@ fn a_client_that_never_finishes_its_head_or_body_is_let_go() {
 #[test]
 fn beyond_the_queue_clients_are_told_to_come_back() {
     let program = Setup::new()
-        .server("fake", playing("slow:{\"seconds\":4}", &[]))
+        .slow_temperature(4, &[])
         .set("max_concurrent_requests", 1)
         .set("max_queued_requests", 1)
         .start();
@@ -318,7 +302,7 @@ fn beyond_the_queue_clients_are_told_to_come_back() {
 #[test]
 fn a_request_that_takes_too_long_is_ended() {
     let program = Setup::new()
-        .server("fake", playing("slow:{\"seconds\":300}", &[]))
+        .slow_temperature(300, &[])
         .set("request_timeout_seconds", 2)
         .start();
     let response = program.post(&prompt_body(TEMPERATURE_PROMPT));
@@ -330,12 +314,12 @@ fn a_request_that_takes_too_long_is_ended() {
 #[test]
 fn a_slow_tool_holds_up_nobody_else() {
     let program = Setup::new()
-        .server("fake", playing("slow:{\"seconds\":300}", &[]))
+        .slow_temperature(300, &[])
         .set("shutdown_grace_seconds", 1)
         .start();
     let mut waiting = Client::connect(program.port());
     waiting.post("/", &prompt_body(TEMPERATURE_PROMPT)).unwrap();
-    program.wait_for_log("get_temperature");
+    program.wait_for_calls(1);
     assert!(program.ask("hello!").contains("Hello"));
     program.stop();
 }

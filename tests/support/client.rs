@@ -41,9 +41,12 @@ impl Response {
     pub(crate) fn refusal(&self, status: u16) -> String {
         assert_eq!(self.status, status, "{}", self.text());
         let sentence = self.only("Error");
-        for leak in ["/", ".rs", "panicked", "\n", "Os {", "stack"] {
+        for leak in [".rs", "panicked", "\n", "Os {", "stack"] {
             assert!(!sentence.contains(leak), "{leak:?} in {sentence:?}");
         }
+        // "POST at /." is fine, a path of the machine is not.
+        let path = |word: &&str| word.starts_with('/') && word.len() > 2;
+        assert_eq!(sentence.split_whitespace().find(path), None, "{sentence:?}");
         sentence
     }
 
@@ -101,8 +104,9 @@ impl Client {
             "POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {}\r\n\r\n",
             body.len()
         );
-        self.send(head.as_bytes())?;
-        self.send(body)
+        // In one piece: a head alone would wait for the acknowledgement of
+        // what went before.
+        self.send(&[head.as_bytes(), body].concat())
     }
 
     /// Reads one response; `None` if the connection ended before one began.

@@ -9,7 +9,7 @@ Tools (all of them are listed unless --tools says otherwise):
 
     echo {text}          the text
     add {a, b}           the sum
-    slow {seconds}       "slept N s" after that time; other calls go on meanwhile
+    slow {seconds}       "slept N s", or {text}, after that time; other calls go on meanwhile
     big {bytes}          a text of that many letters "x"
     crash {}             the process ends at once, without an answer (exit code 3)
     hangup {}            stdout is closed but the process lives on
@@ -272,7 +272,7 @@ class Server:
             return text(json.dumps(given["a"] + given["b"]))
         if name == "slow":
             time.sleep(given["seconds"])
-            return text("slept %s s" % given["seconds"])
+            return text(given.get("text", "slept %s s" % given["seconds"]))
         if name == "big":
             return text("x" * int(given["bytes"]))
         if name == "crash":

@@ -12,6 +12,7 @@ use tempfile::TempDir;
 
 use super::client::{Response, post, prompt_body};
 use super::process::{alive, descendants, signal, wait_until};
+use super::services::playing;
 
 /// A folder with a config, not started yet.
 pub(crate) struct Setup {
@@ -118,6 +119,18 @@ impl Setup {
     pub(crate) fn server(mut self, name: &str, server: Value) -> Self {
         self.config["servers"][name] = server;
         self
+    }
+
+    /// Adds a server "fake" whose temperature takes this long, `64°F` in the
+    /// end. [`Running::wait_for_calls`] knows of the calls it gets.
+    pub(crate) fn slow_temperature(self, seconds: u32, options: &[&str]) -> Self {
+        let tool = json!({"seconds": seconds, "text": "64°F"});
+        let record = self.path().join("calls");
+        let record = record
+            .to_str()
+            .expect("a temporary folder has a plain name");
+        let options = [&["--record", record], options].concat();
+        self.server("fake", playing(&format!("slow:{tool}"), &options))
     }
 
     /// Sets a variable of the program's environment.
@@ -272,6 +285,22 @@ impl Running {
             let log = self.log();
             log.contains(text).then_some(log)
         })
+    }
+
+    /// Waits until the server of [`Setup::slow_temperature`] was called
+    /// `count` times.
+    #[track_caller]
+    pub(crate) fn wait_for_calls(&self, count: usize) {
+        self.wait_for_messages("tools/call", count);
+    }
+
+    /// The same for messages of any method.
+    #[track_caller]
+    pub(crate) fn wait_for_messages(&self, method: &str, count: usize) {
+        wait_until(&format!("{count} messages {method}"), || {
+            let record = fs::read_to_string(self.path().join("calls")).ok()?;
+            (record.matches(method).count() >= count).then_some(())
+        });
     }
 
     /// Sends the program a signal.

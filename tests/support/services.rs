@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde_json::{Value, json};
 
@@ -50,6 +51,27 @@ pub(crate) fn playing(tool: &str, options: &[&str]) -> Value {
 
 /// What makes the demo model call `get_temperature`.
 pub(crate) const TEMPERATURE_PROMPT: &str = "What is the temperature in Dallas, TX?";
+
+/// Asserts that what `told` gives holds the time of day in Tokyo.
+#[track_caller]
+pub(crate) fn assert_tells_tokyo_time(told: impl FnOnce() -> String) {
+    let clock = || {
+        let now = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .expect("it is after 1970")
+            .as_secs();
+        // Tokyo is nine hours ahead all year.
+        let there = now + 9 * 3600;
+        format!("{:02}:{:02}", there / 3600 % 24, there / 60 % 60)
+    };
+    let before = clock();
+    let told = told();
+    let after = clock();
+    assert!(
+        told.contains(&before) || told.contains(&after),
+        "{told:?} at {before}"
+    );
+}
 
 /// A process beside the program, killed with all below it when dropped.
 pub(crate) struct Service {
