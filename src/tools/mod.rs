@@ -16,7 +16,7 @@ mod time;
 mod weather;
 mod zones;
 
-#[cfg(any())]
+#[cfg(test)]
 mod tests;
 
 use std::io;

@@ -3,7 +3,7 @@
 //! large city or a country the database does not name, an abbreviation or an
 //! offset (`EST`, `UTC+2`). Knows nothing of what the zone is for.
 
-#[cfg(any())]
+#[cfg(test)]
 mod tests;
 
 mod names;
