@@ -4,12 +4,11 @@
 
 use std::time::Duration;
 
-
 use serde_json::json;
 
 use super::*;
-use crate::chat::formats::ToolFormat;
 use crate::backend::BackendChoice;
+use crate::chat::formats::ToolFormat;
 use crate::chat::{Arguments, ToolSpec};
 use crate::{demo, engine, model};
 
@@ -45,24 +44,49 @@ async fn a_reply_has_the_turns_parts_and_what_it_cost() {
     assert_eq!(reply.content, "Wait.");
     assert_eq!(reply.reasoning.as_deref(), Some("hm"));
     assert_eq!(reply.finish, Finish::Length);
-    assert_eq!((reply.usage.prompt_tokens, reply.usage.generated_tokens), (5, 7));
-    let ids: Vec<&str> = reply.tool_calls.iter().map(|call| call.id.as_str()).collect();
+    assert_eq!(
+        (reply.usage.prompt_tokens, reply.usage.generated_tokens),
+        (5, 7)
+    );
+    let ids: Vec<&str> = reply
+        .tool_calls
+        .iter()
+        .map(|call| call.id.as_str())
+        .collect();
     assert_eq!(ids, ["call00012", "call00013"]);
-    assert_eq!(reply.tool_calls[0].arguments, Arguments::Object(serde_json::Map::new()));
+    assert_eq!(
+        reply.tool_calls[0].arguments,
+        Arguments::Object(serde_json::Map::new())
+    );
     assert_eq!(reply.tool_calls[1].name, "b");
-    assert!(matches!(reply.tool_calls[1].arguments, Arguments::Malformed { .. }));
+    assert!(matches!(
+        reply.tool_calls[1].arguments,
+        Arguments::Malformed { .. }
+    ));
 }
 
 #[tokio::test]
 async fn failures_of_the_engine_are_told_apart() {
-    let exceeded = EngineError::ContextExceeded { needed: 9, limit: 8 };
+    let exceeded = EngineError::ContextExceeded {
+        needed: 9,
+        limit: 8,
+    };
     assert_eq!(
         read(vec![text("x"), Event::Failed(exceeded)], 0).await,
-        Err(ChatError::ContextExceeded { needed: 9, limit: 8 })
+        Err(ChatError::ContextExceeded {
+            needed: 9,
+            limit: 8
+        })
     );
     let broken = Event::Failed(EngineError::Model("NaN".to_owned()));
-    assert_eq!(read(vec![broken], 0).await, Err(ChatError::Engine("NaN".to_owned())));
-    assert!(matches!(read(vec![text("x")], 0).await, Err(ChatError::Engine(_))));
+    assert_eq!(
+        read(vec![broken], 0).await,
+        Err(ChatError::Engine("NaN".to_owned()))
+    );
+    assert!(matches!(
+        read(vec![text("x")], 0).await,
+        Err(ChatError::Engine(_))
+    ));
 }
 
 #[test]
@@ -80,7 +104,13 @@ fn ids_go_on_from_the_conversations_last() {
             .collect(),
     };
     assert_eq!(first_free_id(&[]), 0);
-    assert_eq!(first_free_id(&[made(&["call00000", "call00004"]), made(&["other", "call00002"])]), 5);
+    assert_eq!(
+        first_free_id(&[
+            made(&["call00000", "call00004"]),
+            made(&["other", "call00002"])
+        ]),
+        5
+    );
     assert_eq!(first_free_id(&[made(&["toolu_99", "callous"])]), 0);
 }
 
@@ -100,6 +130,10 @@ fn a_configured_seed_is_every_requests_seed() {
     assert_eq!(settings(Some(7)).sampling().seed, 7);
     let seeds: Vec<u64> = (0..8).map(|_| settings(None).sampling().seed).collect();
     assert!(seeds.iter().any(|seed| *seed != seeds[0]), "{seeds:?}");
+}
+
+fn request<'a>(messages: &'a [Message], tools: &'a [ToolSpec]) -> ChatRequest<'a> {
+    ChatRequest { messages, tools }
 }
 
 /// The bundled model itself, loaded into an engine.
@@ -133,19 +167,20 @@ async fn the_bundled_model_calls_a_tool_and_answers_from_its_result() {
         }),
     }];
     let mut messages = vec![Message::User("What is 17 * 23?".to_owned())];
-    let request = |messages| ChatRequest {
-        messages,
-        tools: &tools,
-    };
-    let reply = model.reply(request(&messages)).await.unwrap();
+    let reply = model.reply(request(&messages, &tools)).await.unwrap();
     assert_eq!(reply.finish, Finish::Stop);
     assert_eq!(reply.tool_calls.len(), 1, "{reply:?}");
     let call = &reply.tool_calls[0];
-    assert_eq!((call.id.as_str(), call.name.as_str()), ("call00000", "calculate"));
-    assert!(matches!(&call.arguments, Arguments::Object(arguments) if arguments.contains_key("expression")));
+    assert_eq!(
+        (call.id.as_str(), call.name.as_str()),
+        ("call00000", "calculate")
+    );
+    assert!(
+        matches!(&call.arguments, Arguments::Object(arguments) if arguments.contains_key("expression"))
+    );
 
     // The same request comes to the same, but for the time it takes.
-    let again = model.reply(request(&messages)).await.unwrap();
+    let again = model.reply(request(&messages, &tools)).await.unwrap();
     assert_eq!(again.tool_calls, reply.tool_calls);
 
     let call_id = call.id.clone();
@@ -159,7 +194,7 @@ async fn the_bundled_model_calls_a_tool_and_answers_from_its_result() {
         name: "calculate".to_owned(),
         content: "391".to_owned(),
     });
-    let answer = model.reply(request(&messages)).await.unwrap();
+    let answer = model.reply(request(&messages, &tools)).await.unwrap();
     assert!(answer.content.contains("391"), "{answer:?}");
     assert!(answer.usage.prompt_tokens > reply.usage.prompt_tokens);
 }
@@ -168,11 +203,7 @@ async fn the_bundled_model_calls_a_tool_and_answers_from_its_result() {
 async fn a_conversation_beyond_the_context_is_refused_with_its_size() {
     let model = demo(settings(None)).await;
     let messages = [Message::User("seventeen ".repeat(20_000))];
-    let request = ChatRequest {
-        messages: &messages,
-        tools: &[],
-    };
-    match model.reply(request).await {
+    match model.reply(request(&messages, &[])).await {
         Err(ChatError::ContextExceeded { needed, limit }) => assert!(needed > limit),
         other => panic!("{other:?}"),
     }

@@ -169,7 +169,11 @@ fn indent(
         if index > 0 {
             out.push('\n');
         }
-        let wanted = if index == 0 { first } else { blank || !line.is_empty() };
+        let wanted = if index == 0 {
+            first
+        } else {
+            blank || !line.is_empty()
+        };
         if wanted {
             out.push_str(&indentation);
         }

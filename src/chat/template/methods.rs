@@ -72,7 +72,9 @@ pub(super) fn from_json(json: &Json) -> Value {
 
 /// A map that answers as Python's `dict` does: `d.items` is the method even
 /// where there is an entry `items`, and `d['items']` is the entry. A tool with
-/// a parameter called `items` or `values` is quite ordinary.
+/// a parameter called `items` or `values` is quite ordinary. Where there is no
+/// such entry, jinja2's `d['items']` falls back to the method; here it is
+/// undefined, as `'items' in d` and `d['items']` are one question to minijinja.
 #[derive(Debug)]
 struct Dict(DynObject);
 

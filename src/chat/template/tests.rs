@@ -64,16 +64,19 @@ fn loaded(files: &[(&str, &str)]) -> Result<ChatTemplate, TemplateError> {
 
 #[test]
 fn the_template_file_comes_first_then_the_tokenizers_config() {
-    let config = r#"{"chat_template": "config", "bos_token": {"content": "<s>"}, "eos_token": null}"#;
+    let config =
+        r#"{"chat_template": "config", "bos_token": {"content": "<s>"}, "eos_token": null}"#;
     let map = r#"{"eos_token": "</s>", "bos_token": "ignored"}"#;
-    let prompt =
-        |files: &[(&str, &str)]| loaded(files).unwrap().render(&[user("x")], &[]).unwrap();
+    let prompt = |files: &[(&str, &str)]| loaded(files).unwrap().render(&[user("x")], &[]).unwrap();
     assert_eq!(prompt(&[("tokenizer_config.json", config)]), "config");
     assert_eq!(
         prompt(&[
             ("tokenizer_config.json", config),
             ("special_tokens_map.json", map),
-            ("chat_template.jinja", "{{bos_token}}|{{eos_token}}|{{pad_token}}"),
+            (
+                "chat_template.jinja",
+                "{{bos_token}}|{{eos_token}}|{{pad_token}}"
+            ),
         ]),
         "<s>|</s>|"
     );
@@ -131,7 +134,10 @@ fn a_refused_system_message_opens_the_users() {
         "<user>Be kind.\n\nHi<user>HoNone"
     );
     // One that was not refused stays as it is.
-    assert_eq!(template.render(&messages[1..], &[]).unwrap(), "<user>Hi<user>HoNone");
+    assert_eq!(
+        template.render(&messages[1..], &[]).unwrap(),
+        "<user>Hi<user>HoNone"
+    );
 }
 
 #[test]
@@ -148,7 +154,11 @@ fn a_template_without_tools_gets_them_in_the_system_prompt() {
             content: "So:".into(),
             reasoning: None,
             tool_calls: vec![
-                call("1", "t", Arguments::Object(json!({"z": 1, "a": "ä\""}).as_object().unwrap().clone())),
+                call(
+                    "1",
+                    "t",
+                    Arguments::Object(json!({"z": 1, "a": "ä\""}).as_object().unwrap().clone()),
+                ),
                 call("2", "", malformed),
             ],
         },
@@ -158,8 +168,14 @@ fn a_template_without_tools_gets_them_in_the_system_prompt() {
     ];
     let prompt = template.render(&messages, &[tool("t")]).unwrap();
     let (system, rest) = prompt.split_once("<user>").unwrap();
-    assert!(system.starts_with("<system>Be kind.\n\n# Tools"), "{system}");
-    assert!(system.contains(r#""parameters":{"type":"object","properties":{"b":{},"a":{}}}"#), "{system}");
+    assert!(
+        system.starts_with("<system>Be kind.\n\n# Tools"),
+        "{system}"
+    );
+    assert!(
+        system.contains(r#""parameters":{"type":"object","properties":{"b":{},"a":{}}}"#),
+        "{system}"
+    );
     assert_eq!(
         rest,
         "Hi<assistant>So:\n<tool_call>\n{\"name\":\"t\",\"arguments\":{\"z\":1,\"a\":\"ä\\\"\"}}\n</tool_call>\n\
@@ -189,5 +205,8 @@ fn the_bundled_template_renders_a_malformed_call() {
         result("1", "not JSON"),
     ];
     let prompt = template.render(&messages, &[tool("t")]).unwrap();
-    assert!(prompt.contains(r#"{"name": "t", "arguments": {"unparsed": "{'a'}"}}"#), "{prompt}");
+    assert!(
+        prompt.contains(r#"{"name": "t", "arguments": {"unparsed": "{'a'}"}}"#),
+        "{prompt}"
+    );
 }

@@ -26,7 +26,11 @@ fn read(prompt: &str, pieces: &[&str]) -> Parts {
 fn turn_after(prompt: &str, text: &str) -> Parts {
     let whole = read(prompt, &[text]);
     for (at, _) in text.char_indices() {
-        assert_eq!(read(prompt, &[&text[..at], &text[at..]]), whole, "cut at {at}: {text:?}");
+        assert_eq!(
+            read(prompt, &[&text[..at], &text[at..]]),
+            whole,
+            "cut at {at}: {text:?}"
+        );
     }
     let characters: Vec<String> = text.chars().map(String::from).collect();
     let characters: Vec<&str> = characters.iter().map(String::as_str).collect();
@@ -59,10 +63,16 @@ fn malformed(text: &str) -> Vec<(String, String, String)> {
 
 #[test]
 fn text_without_markers_is_content() {
-    assert_eq!(turn("  Hello, <b>wörld</b> < 3 \n"), ("Hello, <b>wörld</b> < 3".into(), None, vec![]));
+    assert_eq!(
+        turn("  Hello, <b>wörld</b> < 3 \n"),
+        ("Hello, <b>wörld</b> < 3".into(), None, vec![])
+    );
     assert_eq!(turn(""), (String::new(), None, vec![]));
     assert_eq!(turn("a <tool_c"), ("a <tool_c".into(), None, vec![]));
-    assert_eq!(turn("a </tool_call> b"), ("a </tool_call> b".into(), None, vec![]));
+    assert_eq!(
+        turn("a </tool_call> b"),
+        ("a </tool_call> b".into(), None, vec![])
+    );
 }
 
 #[test]
@@ -83,16 +93,24 @@ fn markers_and_brackets_inside_strings_are_text() {
         "b": "}]{[ \" \\ \\\" 'x' {\"n\": \"</tool_call>\"}",
         "c": ["日本 🦀", {"d": "ü\n"}],
     });
-    let text = format!(
-        "<tool_call>{{\"name\": \"write\", \"arguments\": {arguments}}}</tool_call>after"
+    let text =
+        format!("<tool_call>{{\"name\": \"write\", \"arguments\": {arguments}}}</tool_call>after");
+    assert_eq!(
+        turn(&text),
+        ("after".into(), None, vec![good("write", arguments)])
     );
-    assert_eq!(turn(&text), ("after".into(), None, vec![good("write", arguments)]));
 }
 
 #[test]
 fn a_call_whose_json_is_complete_counts() {
     let json = r#"{"name": "a", "arguments": {}}"#;
-    for tail in ["", "\n", "</tool", "\n</tool_call>", "</tool_call></tool_call>\n"] {
+    for tail in [
+        "",
+        "\n",
+        "</tool",
+        "\n</tool_call>",
+        "</tool_call></tool_call>\n",
+    ] {
         assert_eq!(
             turn(&format!("<tool_call>{json}{tail}")),
             (String::new(), None, vec![good("a", json!({}))]),
@@ -108,7 +126,11 @@ fn one_block_may_hold_several_calls() {
     let a = r#"{"name": "a", "arguments": {}}"#;
     let b = r#"{"name": "b", "arguments": {}}"#;
     let two = vec![good("a", json!({})), good("b", json!({}))];
-    for block in [format!("[{a}, {b}]"), format!("{a}\n{b}"), format!("\n{a}{b}\n")] {
+    for block in [
+        format!("[{a}, {b}]"),
+        format!("{a}\n{b}"),
+        format!("\n{a}{b}\n"),
+    ] {
         let text = format!("<tool_call>{block}</tool_call>");
         assert_eq!(turn(&text), (String::new(), None, two.clone()), "{block}");
     }
@@ -120,7 +142,13 @@ fn arguments_may_be_json_in_a_string_and_the_call_openais() {
         "<tool_call>{\"name\": \"a\", \"arguments\": \"{\\\"x\\\": \\\"é</tool_call>\\\"}\"}</tool_call>\
          <tool_call>{\"type\": \"function\", \"function\": {\"name\": \"b\", \"arguments\": {}}}</tool_call>",
     );
-    assert_eq!(calls, [good("a", json!({"x": "é</tool_call>"})), good("b", json!({}))]);
+    assert_eq!(
+        calls,
+        [
+            good("a", json!({"x": "é</tool_call>"})),
+            good("b", json!({}))
+        ]
+    );
 }
 
 #[test]
@@ -134,7 +162,10 @@ fn a_call_cut_short_is_malformed_and_keeps_its_name() {
     assert_eq!(calls[0].1, text.trim_start_matches("<tool_call>\n"));
     assert!(calls[0].2.contains("before it is complete"));
     let names = |text: &str| malformed(text)[0].0.clone();
-    assert_eq!(names("<tool_call>{\"arguments\": {\"name\": \"inner\"}, \"name\": \"outer\", "), "outer");
+    assert_eq!(
+        names("<tool_call>{\"arguments\": {\"name\": \"inner\"}, \"name\": \"outer\", "),
+        "outer"
+    );
     assert_eq!(names("<tool_call>{\"arguments\": {\"name\": \"inner\""), "");
     assert_eq!(names("<tool_call>{\"name\": 5, \"x\": \"y\", "), "");
     assert_eq!(names("<tool_call>{\"name\": \"ge"), "");
@@ -145,12 +176,32 @@ fn a_call_cut_short_is_malformed_and_keeps_its_name() {
 fn a_call_that_is_not_as_it_should_be_is_malformed_with_a_reason() {
     let cases = [
         (r#"{"name": "a"}"#, "a", "no \"arguments\""),
-        (r#"{"name": "a", "arguments": [1]}"#, "a", "not a JSON object"),
-        (r#"{"name": "a", "arguments": null}"#, "a", "not a JSON object"),
-        (r#"{"name": "a", "arguments": "x"}"#, "a", "text that is not"),
+        (
+            r#"{"name": "a", "arguments": [1]}"#,
+            "a",
+            "not a JSON object",
+        ),
+        (
+            r#"{"name": "a", "arguments": null}"#,
+            "a",
+            "not a JSON object",
+        ),
+        (
+            r#"{"name": "a", "arguments": "x"}"#,
+            "a",
+            "text that is not",
+        ),
         (r#"{"arguments": {}}"#, "", "no \"name\""),
-        (r#"{"name": "a", "arguments": {"x": 1,}}"#, "a", "not valid JSON"),
-        (r#"{"name": "a", "arguments": {"x": 'y'}}"#, "a", "not valid JSON"),
+        (
+            r#"{"name": "a", "arguments": {"x": 1,}}"#,
+            "a",
+            "not valid JSON",
+        ),
+        (
+            r#"{"name": "a", "arguments": {"x": 'y'}}"#,
+            "a",
+            "not valid JSON",
+        ),
         (r#"{"name": "a", "arguments": {]}"#, "a", "not valid JSON"),
         ("[]", "", "not a JSON object"),
         ("get(x)", "", "not a JSON object"),
@@ -179,22 +230,52 @@ fn a_call_with_broken_quotes_does_not_swallow_the_next() {
 #[test]
 fn reasoning_is_kept_apart() {
     let thought = |text: &str| Some(text.to_owned());
-    assert_eq!(turn("<think>\nhm\n</think>\n\nYes."), ("Yes.".into(), thought("hm"), vec![]));
-    assert_eq!(turn("hm\n</think>\n\nYes."), ("Yes.".into(), thought("hm"), vec![]));
-    assert_eq!(turn("<think>hm <b>"), (String::new(), thought("hm <b>"), vec![]));
-    assert_eq!(turn("<think>\n\n</think>\n\nYes."), ("Yes.".into(), None, vec![]));
-    assert_eq!(turn("A<think>b</think>C<think>d"), ("AC".into(), thought("bd"), vec![]));
-    assert_eq!(turn("<think>a</think>b</think>c"), ("bc".into(), thought("a"), vec![]));
-    assert_eq!(turn("a</think>b</think>c"), ("bc".into(), thought("a"), vec![]));
+    assert_eq!(
+        turn("<think>\nhm\n</think>\n\nYes."),
+        ("Yes.".into(), thought("hm"), vec![])
+    );
+    assert_eq!(
+        turn("hm\n</think>\n\nYes."),
+        ("Yes.".into(), thought("hm"), vec![])
+    );
+    assert_eq!(
+        turn("<think>hm <b>"),
+        (String::new(), thought("hm <b>"), vec![])
+    );
+    assert_eq!(
+        turn("<think>\n\n</think>\n\nYes."),
+        ("Yes.".into(), None, vec![])
+    );
+    assert_eq!(
+        turn("A<think>b</think>C<think>d"),
+        ("AC".into(), thought("bd"), vec![])
+    );
+    assert_eq!(
+        turn("<think>a</think>b</think>c"),
+        ("bc".into(), thought("a"), vec![])
+    );
+    assert_eq!(
+        turn("a</think>b</think>c"),
+        ("bc".into(), thought("a"), vec![])
+    );
 }
 
 #[test]
 fn a_prompt_may_have_opened_the_reasoning() {
     let after = |text| turn_after("<|im_start|>assistant\n<think>\n", text);
     let thought = |text: &str| Some(text.to_owned());
-    assert_eq!(after("hm\n</think>\n\nYes."), ("Yes.".into(), thought("hm"), vec![]));
-    assert_eq!(after("<think>hm</think>Yes."), ("Yes.".into(), thought("hm"), vec![]));
-    assert_eq!(after("hm, for ever"), (String::new(), thought("hm, for ever"), vec![]));
+    assert_eq!(
+        after("hm\n</think>\n\nYes."),
+        ("Yes.".into(), thought("hm"), vec![])
+    );
+    assert_eq!(
+        after("<think>hm</think>Yes."),
+        ("Yes.".into(), thought("hm"), vec![])
+    );
+    assert_eq!(
+        after("hm, for ever"),
+        (String::new(), thought("hm, for ever"), vec![])
+    );
     let closed = turn_after("assistant\n<think>\n\n</think>\n\n", "Yes.");
     assert_eq!(closed, ("Yes.".into(), None, vec![]));
 }
@@ -215,14 +296,33 @@ fn calls_inside_reasoning_are_not_calls() {
 #[test]
 fn random_turns_read_the_same_however_they_are_cut() {
     const PARTS: [&str; 20] = [
-        "<think>", "</think>", "<tool_call>", "</tool_call>", "\n", " ", "text", "é🦀", "<", "</",
-        "<tool_", "{\"name\": \"a\", \"arguments\": {}}", "{\"name\": \"a\", \"arguments\": {\"x\": \"",
-        "\"}}", "{", "}", "[", "]", "\"", "\\",
+        "<think>",
+        "</think>",
+        "<tool_call>",
+        "</tool_call>",
+        "\n",
+        " ",
+        "text",
+        "é🦀",
+        "<",
+        "</",
+        "<tool_",
+        "{\"name\": \"a\", \"arguments\": {}}",
+        "{\"name\": \"a\", \"arguments\": {\"x\": \"",
+        "\"}}",
+        "{",
+        "}",
+        "[",
+        "]",
+        "\"",
+        "\\",
     ];
     let mut rng = StdRng::seed_from_u64(11);
     for _ in 0..3000 {
         let parts = rng.random_range(0..12);
-        let text: String = (0..parts).filter_map(|_| PARTS.choose(&mut rng).copied()).collect();
+        let text: String = (0..parts)
+            .filter_map(|_| PARTS.choose(&mut rng).copied())
+            .collect();
         for prompt in ["", "<think>\n"] {
             turn_after(prompt, &text);
         }

@@ -29,7 +29,10 @@ fn in_python(templates: &BTreeMap<&str, &str>, cases: &[Case]) -> Vec<Result<Str
          installs jinja2 and names its Python in {PYTHON}"
     );
     let mut child = Command::new(&python)
-        .arg(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/render_jinja.py"))
+        .arg(concat!(
+            env!("CARGO_MANIFEST_DIR"),
+            "/tests/support/render_jinja.py"
+        ))
         .env("PYTHONIOENCODING", "utf-8")
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
@@ -126,11 +129,26 @@ fn first_difference(expected: &Result<String, String>, got: &Result<String, Stri
 #[test]
 fn conversations_render_as_jinja2_renders_them() {
     let templates = BTreeMap::from([
-        ("demo", include_str!("../../../../models/demo/chat_template.jinja")),
-        ("qwen3", include_str!("../../../../tests/fixtures/templates/qwen3.jinja")),
-        ("strict", include_str!("../../../../tests/fixtures/templates/strict.jinja")),
-        ("indented", include_str!("../../../../tests/fixtures/templates/indented.jinja")),
-        ("python", include_str!("../../../../tests/fixtures/templates/python.jinja")),
+        (
+            "demo",
+            include_str!("../../../../models/demo/chat_template.jinja"),
+        ),
+        (
+            "qwen3",
+            include_str!("../../../../tests/fixtures/templates/qwen3.jinja"),
+        ),
+        (
+            "strict",
+            include_str!("../../../../tests/fixtures/templates/strict.jinja"),
+        ),
+        (
+            "indented",
+            include_str!("../../../../tests/fixtures/templates/indented.jinja"),
+        ),
+        (
+            "python",
+            include_str!("../../../../tests/fixtures/templates/python.jinja"),
+        ),
     ]);
     let mut cases = Vec::new();
     for (messages, tools) in conversations::random(150) {
@@ -224,7 +242,7 @@ const SNIPPETS: &[&str] = &[
     "{{ 12345678901234567890123 }} {{ 1_000 }} {{ 0x1f }}",
     "{{ '7' | int(3) }} {{ 'q' | int(3) }} {{ 'q' | int(default=3) }} {{ none | int }} {{ ' 8 ' | int }} {{ -3.9 | int }} {{ 'q' | float }} {{ '1e3' | float }} {{ false | float }}",
     "{{ {'a': {'b': [1]}}.a.b[0] }} {{ x['a'].upper() }} {{ (x.a ~ 'z').upper() }} {{ x.a | upper ~ 'z' }}",
-    "{{ '\u001f \u00a0x\u001c' | trim }}|{{ 'aba' | trim(chars='a') }}|{{ none | trim }}",
+    "{{ '\\u001f \\u00a0x\\u001c' | trim }}|{{ 'aba' | trim(chars='a') }}|{{ none | trim }}",
     "{{ 'a' 'b' }}",
     "{{ 'x' * 3 }}{{ '-' * (2 + 1) }} {{ 1 if x else 2 }} {{ [1, 2, 3][1:][::-1] | first }}",
     "{{ nothing() }}",

@@ -37,7 +37,17 @@ const TEXTS: [&str; 24] = [
 ];
 
 const KEYS: [&str; 12] = [
-    "city", "items", "keys", "values", "get", "name", "type", "ключ", "with space", "a\"b", "content",
+    "city",
+    "items",
+    "keys",
+    "values",
+    "get",
+    "name",
+    "type",
+    "ключ",
+    "with space",
+    "a\"b",
+    "content",
     "update",
 ];
 
@@ -76,7 +86,11 @@ fn conversation(rng: &mut StdRng) -> (Vec<Message>, Vec<ToolSpec>) {
                 })
                 .collect();
             messages.push(Message::Assistant {
-                content: if rng.random_bool(0.5) { String::new() } else { text(rng) },
+                content: if rng.random_bool(0.5) {
+                    String::new()
+                } else {
+                    text(rng)
+                },
                 reasoning: rng.random_bool(0.3).then(|| text(rng)),
                 tool_calls: made,
             });
@@ -127,12 +141,25 @@ fn value(rng: &mut StdRng, depth: usize) -> Json {
             .unwrap_or_default(),
         4 => json!(rng.random_range(-1e6..1e6)),
         5 => json!(
-            *[1.0, -0.0, 0.1, 1e16, 1e22, 1.5e300, 1e-4, 1.25e-5, 5e-324, 123456789012345680.0]
-                .choose(rng)
-                .unwrap_or(&0.5)
+            *[
+                1.0,
+                -0.0,
+                0.1,
+                1e16,
+                1e22,
+                1.5e300,
+                1e-4,
+                1.25e-5,
+                5e-324,
+                123456789012345680.0
+            ]
+            .choose(rng)
+            .unwrap_or(&0.5)
         ),
         6 => json!(text(rng)),
-        7 => (0..rng.random_range(0..4)).map(|_| value(rng, depth + 1)).collect(),
+        7 => (0..rng.random_range(0..4))
+            .map(|_| value(rng, depth + 1))
+            .collect(),
         _ => Json::Object(object(rng, depth)),
     }
 }
@@ -164,6 +191,8 @@ fn schema(rng: &mut StdRng, depth: usize) -> Json {
         1 => json!({"type": ["number", "null"], "minimum": -1.5, "default": 1e21}),
         2 => json!({"type": "string", "enum": ["a", "<b>", "ü", text(rng)]}),
         3 => json!({"type": "array", "items": schema(rng, depth + 1)}),
-        _ => json!({"type": "object", "properties": {"items": schema(rng, depth + 1)}, "required": []}),
+        _ => {
+            json!({"type": "object", "properties": {"items": schema(rng, depth + 1)}, "required": []})
+        }
     }
 }
