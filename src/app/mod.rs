@@ -103,8 +103,8 @@ async fn with_log<T>(
         message: Redactor::new(secrets).redact(&failure.message).into_owned(),
         ..failure
     };
-    let _guard = logging::init(settings, secrets.to_vec())
-        .map_err(|error| redact(Failure::new(error)))?;
+    let _guard =
+        logging::init(settings, secrets.to_vec()).map_err(|error| redact(Failure::new(error)))?;
     let result = command.await.map_err(redact);
     if let Err(failure) = &result {
         // Not to stderr as well: `run` says it there.

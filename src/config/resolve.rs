@@ -12,7 +12,6 @@ use super::section::{Context, Key, Section, optional, required};
 use super::servers;
 use super::{
     BackendChoice, Config, Environment, Faults, Host, Limits, Listen, ModelChoice, ModelName,
-
 };
 use crate::{chat, logging, session};
 
@@ -200,11 +199,9 @@ fn chat(c: &mut Context<'_>, top: &Section<'_>) -> chat::Settings {
         "a number, 0 (always the likeliest token) or more",
         |n| n >= 0.0 && n.is_finite(),
     );
-    let top_p = number(
-        "top_p",
-        "a number from 0 to 1 (either keeps all)",
-        |n| (0.0..=1.0).contains(&n),
-    );
+    let top_p = number("top_p", "a number from 0 to 1 (either keeps all)", |n| {
+        (0.0..=1.0).contains(&n)
+    });
     let min_p = number("min_p", "a number from 0 (which keeps all) to 1", |n| {
         (0.0..=1.0).contains(&n)
     });

@@ -78,7 +78,10 @@ impl Folder {
         let inside = self.inside(path)?;
         let fail = |error| failure(path, &error);
         if !self.dir.metadata(&inside).map_err(fail)?.is_dir() {
-            return Err(Failure::new(format_args!("not a directory: {}", short(path))));
+            return Err(Failure::new(format_args!(
+                "not a directory: {}",
+                short(path)
+            )));
         }
         let mut names = Vec::new();
         let mut more = false;
@@ -129,7 +132,9 @@ impl Folder {
         let metadata = file.metadata().map_err(fail)?;
         check_file(path, &metadata)?;
         let mut bytes = Vec::new();
-        file.take(READ_LIMIT).read_to_end(&mut bytes).map_err(fail)?;
+        file.take(READ_LIMIT)
+            .read_to_end(&mut bytes)
+            .map_err(fail)?;
         let cut = metadata.len() > READ_LIMIT;
         let text = text(&bytes, cut).ok_or_else(|| binary(path))?;
         let text = text.strip_prefix('\u{feff}').unwrap_or(text);

@@ -25,8 +25,7 @@ async fn session() -> Session {
     let folder = TempDir::new().unwrap();
     fs::write(folder.path().join("todo.txt"), "buy milk\n").unwrap();
     // Nothing listens on port 9 of this computer, and nothing outside it is asked.
-    let settings =
-        Settings::new(folder.path().to_owned()).with_weather_url("http://127.0.0.1:9");
+    let settings = Settings::new(folder.path().to_owned()).with_weather_url("http://127.0.0.1:9");
     let (near, far) = tokio::io::duplex(4096);
     let stop = CancellationToken::new();
     let server = tokio::spawn(serve(settings, tokio::io::split(far), stop.clone()));
@@ -145,11 +144,21 @@ async fn arguments_that_do_not_fit() {
         assert_eq!(text, expected);
     }
     // Without any arguments at all.
-    let result = session.client.call_tool(CallToolRequestParams::new("system_info"));
+    let result = session
+        .client
+        .call_tool(CallToolRequestParams::new("system_info"));
     assert_eq!(result.await.unwrap().is_error, Some(false));
     // A tool that there is not is an error of the protocol.
-    let result = session.client.call_tool(CallToolRequestParams::new("format_disk"));
-    assert!(result.await.unwrap_err().to_string().contains("format_disk"));
+    let result = session
+        .client
+        .call_tool(CallToolRequestParams::new("format_disk"));
+    assert!(
+        result
+            .await
+            .unwrap_err()
+            .to_string()
+            .contains("format_disk")
+    );
 }
 
 #[tokio::test]
@@ -158,7 +167,9 @@ async fn calls_run_beside_each_other() {
     let slow = session.call("calculate", json!({"expression": "9^9^9^9"}));
     let quick = async {
         for _ in 0..20 {
-            let (failed, text) = session.call("calculate", json!({"expression": "1+1"})).await;
+            let (failed, text) = session
+                .call("calculate", json!({"expression": "1+1"}))
+                .await;
             assert!(!failed && text == "2", "{text}");
         }
         std::time::Instant::now()

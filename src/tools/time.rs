@@ -16,7 +16,10 @@ pub(super) fn current(timezone: &str, now: Timestamp) -> Outcome {
     let zone = zones::resolve(timezone)?;
     let time = now.to_zoned(zone.zone);
     let name = zone.name;
-    Ok(format!("{} ({name})", time.strftime("%A, %-d %B %Y, %H:%M")))
+    Ok(format!(
+        "{} ({name})",
+        time.strftime("%A, %-d %B %Y, %H:%M")
+    ))
 }
 
 /// What a clock in `target` shows when one in `source` shows `time` on the

@@ -113,7 +113,13 @@ fn offset(text: &str) -> Option<Zone> {
     let upper: String = text
         .chars()
         .filter(|c| !c.is_whitespace())
-        .map(|c| if c == '−' { '-' } else { c.to_ascii_uppercase() })
+        .map(|c| {
+            if c == '−' {
+                '-'
+            } else {
+                c.to_ascii_uppercase()
+            }
+        })
         .collect();
     let rest = upper
         .strip_prefix("UTC")
@@ -167,7 +173,9 @@ fn unknown(text: &str) -> Failure {
         ));
     }
     let names = names.join(" or ");
-    Failure::new(format_args!("unknown timezone {text}, did you mean {names}"))
+    Failure::new(format_args!(
+        "unknown timezone {text}, did you mean {names}"
+    ))
 }
 
 fn last_part(name: &str) -> &str {

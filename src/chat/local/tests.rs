@@ -9,10 +9,10 @@ use serde_json::json;
 use super::*;
 use crate::backend::BackendChoice;
 use crate::chat::formats::ToolFormat;
-use crate::chat::{Arguments, ToolSpec};
+use crate::chat::{Arguments, Finish, ToolSpec};
 use crate::{demo, engine, model};
 
-fn finished(reason: FinishReason) -> Event {
+fn finished(reason: Finish) -> Event {
     Event::Finished {
         reason,
         usage: engine::Usage {
@@ -38,7 +38,7 @@ async fn a_reply_has_the_turns_parts_and_what_it_cost() {
         text("<think>hm</th"),
         text("ink>Wait.\n<tool_call>{\"name\": \"a\", \"argum"),
         text("ents\": {}}</tool_call><tool_call>{\"name\": \"b\""),
-        finished(FinishReason::Length),
+        finished(Finish::Length),
     ];
     let reply = read(events, 12).await.unwrap();
     assert_eq!(reply.content, "Wait.");

@@ -62,7 +62,10 @@ fn each_fault_names_its_key_and_the_mend() {
         (json!({"temperature": -0.1}), "temperature: is -0.1"),
         (json!({"temperature": 1e300}), "temperature: is 1e+300"),
         (json!({"temperature": "hot"}), "temperature: is a text"),
-        (json!({"top_p": -0.1}), "top_p: is -0.1; write a number from 0 to 1"),
+        (
+            json!({"top_p": -0.1}),
+            "top_p: is -0.1; write a number from 0 to 1",
+        ),
         (json!({"top_p": 1.1}), "top_p: is 1.1"),
         (json!({"min_p": -0.5}), "min_p: is -0.5"),
         (json!({"min_p": 1.5}), "min_p: is 1.5"),

@@ -67,10 +67,16 @@ async fn what_cannot_be_calculated() {
         ("roll d6", "random numbers are not available"),
         ("5 USD to EUR", "exchange rates are not available"),
         ("x = 5", "invalid character = in the expression"),
-        (r"(\x. x x)(\x. x x)", r"invalid character \ in the expression"),
+        (
+            r"(\x. x x)(\x. x x)",
+            r"invalid character \ in the expression",
+        ),
         ("(λx. x x) 1", "invalid character λ in the expression"),
         ("f: f f", "invalid character : in the expression"),
-        ("1 << 1000000000000", "invalid character < in the expression"),
+        (
+            "1 << 1000000000000",
+            "invalid character < in the expression",
+        ),
         ("@2020-01-01", "invalid character @ in the expression"),
         ("\"text\"", "invalid character \" in the expression"),
         ("1\0", "invalid character   in the expression"),
@@ -91,7 +97,8 @@ async fn endless_work_is_stopped() {
 #[tokio::test]
 async fn calculations_nobody_waits_for_are_bounded() {
     let calculator = Calculator::new();
-    let all = futures::future::join_all((0..CONCURRENT + 1).map(|_| calculator.calculate("9^9^9^9")));
+    let all =
+        futures::future::join_all((0..CONCURRENT + 1).map(|_| calculator.calculate("9^9^9^9")));
     let messages: Vec<String> = all
         .await
         .into_iter()
@@ -121,7 +128,9 @@ async fn the_deepest_nesting_fits_the_stack() {
     ] {
         let outcome = Calculator::new().calculate(&expression).await;
         // A value or a refusal; an overflow would end the process.
-        assert!(outcome.is_ok_and(|value| value == "1" || value == "199") || expression.contains('^'));
+        assert!(
+            outcome.is_ok_and(|value| value == "1" || value == "199") || expression.contains('^')
+        );
     }
     let long = "1".repeat(CHARACTERS + 1);
     assert_eq!(

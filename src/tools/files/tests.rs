@@ -63,7 +63,10 @@ async fn an_absolute_path_through_a_link_to_the_folder() {
     let alias = place.temp.path().join("alias");
     symlink(place.shared(), &alias).unwrap();
     assert_eq!(place.list(&alias).await.unwrap(), "sub/\ntodo.txt");
-    assert_eq!(place.read(alias.join("todo.txt")).await.unwrap(), "buy milk");
+    assert_eq!(
+        place.read(alias.join("todo.txt")).await.unwrap(),
+        "buy milk"
+    );
     // And a server started through such a link.
     let files = Files::open(alias).unwrap();
     assert_eq!(files.read("todo.txt").await.unwrap(), "buy milk");
@@ -74,7 +77,11 @@ async fn nothing_outside() {
     let place = Place::new();
     let shared = place.shared();
     symlink("../secret.txt", shared.join("relative")).unwrap();
-    symlink(place.temp.path().join("secret.txt"), shared.join("absolute")).unwrap();
+    symlink(
+        place.temp.path().join("secret.txt"),
+        shared.join("absolute"),
+    )
+    .unwrap();
     symlink("../private", shared.join("folder")).unwrap();
     symlink("relative", shared.join("chain")).unwrap();
     symlink("..", shared.join("sub/up")).unwrap();
@@ -119,7 +126,13 @@ async fn nothing_outside() {
         let told = format!("{read:?} {list:?}");
         assert!(!told.contains("SECRET"), "{told}");
     }
-    for path in ["../secret.txt", "relative", "absolute", "folder/key", "/etc/passwd"] {
+    for path in [
+        "../secret.txt",
+        "relative",
+        "absolute",
+        "folder/key",
+        "/etc/passwd",
+    ] {
         let error = place.read(path).await.unwrap_err();
         assert_eq!(error, format!("{path} is outside of the shared folder"));
     }

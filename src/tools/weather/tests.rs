@@ -118,7 +118,12 @@ async fn unknown_places() {
     // What the user writes stays inside the one parameter.
     weather.temperature("a&count=1#x/../y").await.unwrap_err();
     let asked = service.asked.lock().unwrap();
-    assert!(asked.last().unwrap().contains("name=a%26count%3D1%23x%2F..%2Fy&count=50"));
+    assert!(
+        asked
+            .last()
+            .unwrap()
+            .contains("name=a%26count%3D1%23x%2F..%2Fy&count=50")
+    );
 }
 
 #[tokio::test]
@@ -158,6 +163,9 @@ async fn a_service_that_is_not_there() {
     drop(listener);
     let error = weather(&url).temperature("Paris").await.unwrap_err();
     assert_eq!(error.message(), "the weather service cannot be reached");
-    let error = weather("no address").temperature("Paris").await.unwrap_err();
+    let error = weather("no address")
+        .temperature("Paris")
+        .await
+        .unwrap_err();
     assert_eq!(error.message(), "the weather service cannot be reached");
 }

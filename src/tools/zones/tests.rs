@@ -110,7 +110,9 @@ fn unknown_zones_get_suggestions() {
         message("qqqqq"),
         "unknown timezone qqqqq, use a name like Asia/Tokyo"
     );
-    for text in ["UTC+15", "UTC+2:60", "+", "UTC+-2", "/", "../UTC", "\0", "💥"] {
+    for text in [
+        "UTC+15", "UTC+2:60", "+", "UTC+-2", "/", "../UTC", "\0", "💥",
+    ] {
         assert!(resolve(text).is_err() || text == "../UTC", "{text}");
     }
     assert_eq!(message(" "), "timezone is empty");
