@@ -83,7 +83,8 @@ fn too_long() -> Failure {
 /// nothing that recurses without end; its shifts (`<<`) allocate without
 /// looking at the clock.
 fn clean(expression: &str) -> Result<String, Failure> {
-    let expression = expression.trim().trim_end_matches(['=', '?']).trim_end();
+    let question = |c: char| c.is_whitespace() || matches!(c, '=' | '?');
+    let expression = expression.trim_start().trim_end_matches(question);
     if expression.is_empty() {
         return Err(Failure::new("expression is empty"));
     }

@@ -117,7 +117,6 @@ pub(super) const PLACES: &[(&str, &str)] = &[
     ("bangalore", "Asia/Kolkata"),
     ("beijing", "Asia/Shanghai"),
     ("busan", "Asia/Seoul"),
-    ("canberra", "Australia/Sydney"),
     ("capetown", "Africa/Johannesburg"),
     ("chennai", "Asia/Kolkata"),
     ("china", "Asia/Shanghai"),

@@ -47,7 +47,7 @@ fn places_in_any_spelling() {
         ("São Paulo", "America/Sao_Paulo"),
         ("Bogotá", "America/Bogota"),
         ("Zürich", "Europe/Zurich"),
-        ("Buenos Aires", "America/Buenos_Aires"),
+        ("Buenos Aires", "America/Argentina/Buenos_Aires"),
         ("Tokyo, Japan", "Asia/Tokyo"),
         ("Dallas, TX", "America/Chicago"),
         ("America/Dallas", "America/Chicago"),
