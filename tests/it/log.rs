@@ -2,6 +2,8 @@
 
 use std::process::Command;
 
+use serde_json::json;
+
 use crate::support::{Setup, TEMPERATURE_PROMPT, playing, prompt_body, wait_until};
 
 #[test]
@@ -63,9 +65,14 @@ fn refusals_and_childrens_words_are_in_the_log() {
 
 #[test]
 fn levels_are_kept() {
-    let program = Setup::new().set("log_level", "warning").start();
+    let missing = json!({"type": "stdio", "command": "no-such-program-anywhere"});
+    let program = Setup::new()
+        .set("log_level", "warning")
+        .server("missing", missing)
+        .start();
     program.ask("hello!");
     let log = program.stop().log();
+    assert!(log.contains(" WARN "), "{log}");
     assert!(!log.contains(" INFO ") && !log.contains("DEBUG"), "{log}");
 }
 

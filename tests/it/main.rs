@@ -24,5 +24,7 @@ mod prompts;
 mod real_servers;
 // MCP servers that misbehave.
 mod servers;
+// The files that make it a service, and the scripts that fill them in.
+mod service;
 // The start: ports, broken models.
 mod startup;

@@ -78,7 +78,7 @@ fn server_time_tells_the_time() {
 }
 
 #[test]
-fn server_filesystem_reads_a_file() {
+fn server_filesystem_lists_a_folder() {
     let setup = Setup::new().file("files/notes.txt", "buy milk");
     // The server knows its folder by its name without links.
     let root = setup.path().join("files").canonicalize().unwrap();
@@ -87,6 +87,22 @@ fn server_filesystem_reads_a_file() {
         .start();
     let answer = program.ask(&format!("What files are in {}?", root.display()));
     assert!(answer.contains("notes.txt"), "{answer:?}");
+    program.stop();
+}
+
+#[test]
+fn server_filesystem_reads_a_file() {
+    let setup = Setup::new().file("files/notes.txt", "buy milk");
+    let root = setup.path().join("files").canonicalize().unwrap();
+    let program = setup
+        .server("filesystem", allow(filesystem(&root), &["read_file"]))
+        .start();
+    let file = root.join("notes.txt");
+    let answer = program.ask(&format!("Please read {}", file.display()));
+    assert!(answer.contains("buy milk"), "{answer:?}");
+    // What the server refuses is told, and not more.
+    let answer = program.ask("Please read /etc/passwd");
+    assert!(!answer.contains("root:"), "{answer:?}");
     program.stop();
 }
 

@@ -124,6 +124,8 @@ fn garbage_on_stdout_is_passed_over() {
 fn five_megabytes_are_cut_to_what_the_model_is_shown() {
     let program = Setup::new()
         .server("fake", playing("big:{\"bytes\":5000000}", &[]))
+        // The model may repeat what it is shown until it is stopped.
+        .set("max_tokens", 64)
         .set("tool_result_limit", 50)
         .start();
     let answer = program.ask(TEMPERATURE_PROMPT);
@@ -137,8 +139,37 @@ fn five_megabytes_fit_even_without_a_limit_of_their_own() {
     // The default limit is more than the demo model's context holds.
     let program = Setup::new()
         .server("fake", playing("big:{\"bytes\":5000000}", &[]))
+        // The model may repeat what it is shown until it is stopped.
+        .set("max_tokens", 64)
         .start();
     assert!(!program.ask(TEMPERATURE_PROMPT).is_empty());
+    let log = program.stop().log();
+    assert!(log.contains("tool results are made shorter"));
+}
+
+#[test]
+fn a_server_whose_tools_change_is_asked_again() {
+    let program = Setup::new().server("fake", playing("change", &[])).start();
+    program.ask(TEMPERATURE_PROMPT);
+    program.wait_for_log("the server's tools changed");
+    // The new tool is in what the model is told: the prompt has grown.
+    let preamble = |log: &str| -> Vec<u32> {
+        log.lines()
+            .filter(|line| line.contains("rendered the prompt") && line.contains("request{"))
+            .filter_map(|line| {
+                line.split("tokens=")
+                    .nth(1)?
+                    .split(' ')
+                    .next()?
+                    .parse()
+                    .ok()
+            })
+            .collect()
+    };
+    let before = preamble(&program.log())[0];
+    program.ask(TEMPERATURE_PROMPT);
+    let after = preamble(&program.log())[2];
+    assert!(after > before, "{after} tokens after {before}");
     program.stop();
 }
 

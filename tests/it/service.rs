@@ -1,8 +1,6 @@
 //! The service files as `scripts/install-service --print` fills them in: read
 //! back with a parser of their own, for paths with every awkward character.
 
-#![allow(clippy::unwrap_used)]
-
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};

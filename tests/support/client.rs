@@ -114,6 +114,19 @@ impl Client {
         self.read_for("POST")
     }
 
+    /// Reads the head of an interim response and gives its first line.
+    pub(crate) fn read_head(&mut self) -> Option<String> {
+        let mut first = None;
+        loop {
+            let mut line = String::new();
+            self.reader.read_line(&mut line).ok()?;
+            match line.trim_end() {
+                "" => return first,
+                line => first = first.or(Some(line.to_owned())),
+            }
+        }
+    }
+
     fn read_for(&mut self, method: &str) -> Option<Response> {
         let mut status_line = String::new();
         if self.reader.read_line(&mut status_line).ok()? == 0 {
