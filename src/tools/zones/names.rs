@@ -189,7 +189,6 @@ pub(super) const ABBREVIATIONS: &[(&str, i32)] = &[
     ("SAST", 120),
     ("SGT", 480),
     ("WAT", 60),
-    ("WEST", 60),
     ("WIB", 420),
     ("Z", 0),
 ];
