@@ -1,5 +1,5 @@
 //! candle: the backend for machines without MLX. On the CPU, activations are
-//! `f32` and weights stay packed where the file was mapped ([`weights`]); on
+//! `f32` and weights stay packed where the file was mapped (`weights`); on
 //! a GPU, weights become candle tensors in the device's own type.
 
 mod attention;

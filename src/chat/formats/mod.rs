@@ -1,5 +1,5 @@
 //! The forms models write tool calls in, one small file each. A form has a
-//! text that opens a call and a [`CallReader`] that is fed what follows it.
+//! text that opens a call and a `CallReader` that is fed what follows it.
 //!
 //! Knows nothing of what surrounds a call: [`super::turn`] finds the opening
 //! text and keeps content and reasoning apart.
