@@ -8,7 +8,7 @@
 use candle_core::quantized::{GgmlDType, QMatMul, QStorage, QTensor};
 use candle_core::{DType, Device, Module, Result, Tensor};
 use half::f16;
-use pulp::Arch;
+use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
 
 use super::dense;
@@ -154,7 +154,11 @@ impl PackedRows {
 
     /// Row `row` as `f32` into `out`, which is `columns` long.
     fn unpack(&self, row: usize, out: &mut [f32]) {
-        self.arch.dispatch(|| self.unpack_inline(row, out));
+        self.arch.dispatch(UnpackRow {
+            rows: self,
+            row,
+            out,
+        });
     }
 
     #[inline(always)]
@@ -219,9 +223,9 @@ impl PackedRows {
         }
     }
 
-    /// Row by row: unpacked once, multiplied with every token.
+    /// Row by row, each multiplied with every token.
     fn project_few(&self, x: &Tensor, tokens: usize) -> Result<Tensor> {
-        let x: Vec<f32> = x.flatten_all()?.to_vec1()?;
+        let x = Activations::new(x.flatten_all()?.to_vec1()?, self);
         // Transposed, so that every chunk of rows writes its own part.
         let mut transposed = vec![0.0; self.count * tokens];
         transposed
@@ -229,14 +233,13 @@ impl PackedRows {
             .enumerate()
             .for_each_init(
                 || vec![0.0; self.columns],
-                |row_buffer, (chunk, out)| {
-                    self.arch.dispatch(|| {
-                        for (offset, out) in out.chunks_exact_mut(tokens).enumerate() {
-                            self.unpack_inline(chunk * CHUNK_ROWS + offset, row_buffer);
-                            for (out, x) in out.iter_mut().zip(x.chunks_exact(self.columns)) {
-                                *out = dot(row_buffer, x);
-                            }
-                        }
+                |buffer, (chunk, out)| {
+                    self.arch.dispatch(MultiplyRows {
+                        rows: self,
+                        first: chunk * CHUNK_ROWS,
+                        x: &x,
+                        buffer,
+                        out,
                     });
                 },
             );
@@ -265,12 +268,115 @@ impl PackedRows {
     }
 }
 
-/// The sum of products. Sixteen partial sums let the compiler use whatever
-/// vector width the caller was compiled for.
+/// [`PackedRows::unpack`] with this machine's vector instructions.
+struct UnpackRow<'a> {
+    rows: &'a PackedRows,
+    row: usize,
+    out: &'a mut [f32],
+}
+
+impl WithSimd for UnpackRow<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, _simd: S) {
+        self.rows.unpack_inline(self.row, self.out);
+    }
+}
+
+/// Activations of few tokens, as the products below read them.
+struct Activations {
+    /// `[tokens, columns]`. For 4-bit weights the even columns of a token come
+    /// first, then the odd ones: a byte of weights holds one of each, so that
+    /// neither needs shuffling.
+    values: Vec<f32>,
+    /// `[tokens, groups]`: the sums over the groups of 4-bit weights, which
+    /// are what the groups' biases are multiplied with.
+    sums: Vec<f32>,
+}
+
+impl Activations {
+    fn new(values: Vec<f32>, rows: &PackedRows) -> Self {
+        let Format::Affine {
+            bits: AffineBits::Four,
+            group_size,
+            ..
+        } = &rows.format
+        else {
+            let sums = Vec::new();
+            return Self { values, sums };
+        };
+        let every_other = |token: &[f32], first: usize| -> Vec<f32> {
+            token.iter().skip(first).step_by(2).copied().collect()
+        };
+        Self {
+            sums: values
+                .chunks_exact(*group_size)
+                .map(|group| group.iter().sum())
+                .collect(),
+            values: values
+                .chunks_exact(rows.columns)
+                .flat_map(|token| [every_other(token, 0), every_other(token, 1)].concat())
+                .collect(),
+        }
+    }
+}
+
+/// Consecutive rows times all tokens, with this machine's vector instructions.
+struct MultiplyRows<'a> {
+    rows: &'a PackedRows,
+    first: usize,
+    x: &'a Activations,
+    /// Room for a row.
+    buffer: &'a mut [f32],
+    /// `[rows, tokens]`.
+    out: &'a mut [f32],
+}
+
+impl WithSimd for MultiplyRows<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, _simd: S) {
+        let columns = self.rows.columns;
+        let tokens = self.x.values.len() / columns;
+        for (offset, out) in self.out.chunks_exact_mut(tokens).enumerate() {
+            let row = self.first + offset;
+            let tokens = self.x.values.chunks_exact(columns);
+            match &self.rows.format {
+                Format::Affine {
+                    bits: AffineBits::Four,
+                    group_size,
+                    groups,
+                } => {
+                    let per_row = columns / group_size;
+                    let bytes = &self.rows.bytes[row * self.rows.row_bytes..][..columns / 2];
+                    let groups = &groups[row * per_row..][..per_row];
+                    let sums = self.x.sums.chunks_exact(per_row);
+                    for ((out, token), sums) in out.iter_mut().zip(tokens).zip(sums) {
+                        *out = dot_four(bytes, groups, token.split_at(columns / 2), sums);
+                    }
+                }
+                _ => {
+                    self.rows.unpack_inline(row, self.buffer);
+                    for (out, token) in out.iter_mut().zip(tokens) {
+                        *out = dot(self.buffer, token);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Partial sums of a product: as many as let the compiler use whatever vector
+/// width the caller was compiled for.
+const LANES: usize = 16;
+
+/// The sum of products.
 #[inline(always)]
 fn dot(a: &[f32], b: &[f32]) -> f32 {
-    let mut sums = [0.0f32; 16];
-    let (a_chunks, b_chunks) = (a.chunks_exact(16), b.chunks_exact(16));
+    let mut sums = [0.0f32; LANES];
+    let (a_chunks, b_chunks) = (a.chunks_exact(LANES), b.chunks_exact(LANES));
     let tail: f32 = a_chunks
         .remainder()
         .iter()
@@ -278,11 +384,48 @@ fn dot(a: &[f32], b: &[f32]) -> f32 {
         .map(|(a, b)| a * b)
         .sum();
     for (a, b) in a_chunks.zip(b_chunks) {
-        for i in 0..16 {
+        for i in 0..LANES {
             sums[i] += a[i] * b[i];
         }
     }
     sums.iter().sum::<f32>() + tail
+}
+
+/// A row of 4-bit weights times a token: with `w = scale * q + bias`, a group
+/// adds `scale * Σ q x + bias * Σ x`. Groups have a multiple of 32 weights.
+#[inline(always)]
+fn dot_four(
+    bytes: &[u8],
+    groups: &[(f32, f32)],
+    (even, odd): (&[f32], &[f32]),
+    sums: &[f32],
+) -> f32 {
+    let half = bytes.len() / groups.len();
+    let mut partial = [0.0f32; LANES];
+    let mut biased = 0.0;
+    for ((((bytes, &(scale, bias)), even), odd), sum) in bytes
+        .chunks_exact(half)
+        .zip(groups)
+        .zip(even.chunks_exact(half))
+        .zip(odd.chunks_exact(half))
+        .zip(sums)
+    {
+        let mut group = [0.0f32; LANES];
+        for ((bytes, even), odd) in bytes
+            .chunks_exact(LANES)
+            .zip(even.chunks_exact(LANES))
+            .zip(odd.chunks_exact(LANES))
+        {
+            for i in 0..LANES {
+                group[i] += f32::from(bytes[i] & 15) * even[i] + f32::from(bytes[i] >> 4) * odd[i];
+            }
+        }
+        for i in 0..LANES {
+            partial[i] += scale * group[i];
+        }
+        biased += bias * sum;
+    }
+    partial.iter().sum::<f32>() + biased
 }
 
 /// The elements of a stored floating-point tensor.
