@@ -115,6 +115,7 @@ Listening on http://{address} (log: {log}). Ctrl-C ends it. Try, in another term
 
   curl -d '{{\"prompt\": \"what time is it in Tokyo?\"}}' http://{address}
   curl -d '{{\"prompt\": \"what is 17 * 23?\"}}' http://{address}
+  curl -d '{{\"prompt\": \"what is 17 * 23 and what time is it in Tokyo?\"}}' http://{address}
 "
     ))
 }
