@@ -166,17 +166,17 @@ async fn calls_run_beside_each_other() {
     let session = session().await;
     let slow = session.call("calculate", json!({"expression": "9^9^9^9"}));
     let quick = async {
-        for _ in 0..20 {
+        for _ in 0..3 {
             let (failed, text) = session
                 .call("calculate", json!({"expression": "1+1"}))
                 .await;
             assert!(!failed && text == "2", "{text}");
         }
-        std::time::Instant::now()
     };
-    let ((failed, text), quick) = tokio::join!(slow, quick);
-    assert!(failed, "{text}");
-    assert!(quick.elapsed() > Duration::from_millis(500));
+    tokio::select! {
+        _ = slow => panic!("the slow one was waited for"),
+        () = quick => {}
+    }
 }
 
 #[tokio::test]

@@ -109,6 +109,8 @@ async fn after_the_grace_period_requests_are_given_up() {
 async fn a_client_that_never_reads_does_not_keep_the_server() {
     let limits = Limits {
         linger: Duration::from_millis(200),
+        // The stalled write is not what ends it.
+        write_stall_timeout: Duration::from_secs(3600),
         ..Limits::default()
     };
     let settings = Settings {
@@ -120,9 +122,6 @@ async fn a_client_that_never_reads_does_not_keep_the_server() {
     let deaf = server.send("flood").await;
     server.until(|doings| doings.asked == 1).await;
     server.stop();
-    let started = std::time::Instant::now();
     server.ended().await;
-    // Long before the stalled write is given up.
-    assert!(started.elapsed() < Limits::default().write_stall_timeout / 2);
     drop(deaf);
 }

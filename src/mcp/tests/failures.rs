@@ -9,18 +9,12 @@ async fn calls_in_flight_fail_and_later_ones_work(killer: &str, arguments: Value
     let registry = Registry::start(vec![fake("fake", &options)]).await;
     let before = names(&registry);
 
-    let begin = std::time::Instant::now();
     let slow = error(&registry, "slow", json!({"seconds": 15}));
     let kill = async {
         tokio::time::sleep(Duration::from_millis(200)).await;
         error(&registry, killer, arguments).await
     };
     let (slow, kill) = tokio::join!(slow, kill);
-    assert!(
-        begin.elapsed() < Duration::from_secs(8),
-        "{:?}",
-        begin.elapsed()
-    );
     assert!(slow.contains(says), "{slow}");
     assert!(kill.contains(says), "{kill}");
 

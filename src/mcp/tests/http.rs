@@ -100,13 +100,7 @@ async fn a_server_may_go_and_come_back() {
         tokio::time::sleep(Duration::from_millis(300)).await;
         drop(server);
     };
-    let begin = std::time::Instant::now();
     tokio::join!(slow, kill);
-    assert!(
-        begin.elapsed() < Duration::from_secs(5),
-        "{:?}",
-        begin.elapsed()
-    );
     eventually("its tools are left out", || names(&registry).is_empty()).await;
     error(&registry, "echo", json!({"text": "x"})).await;
 

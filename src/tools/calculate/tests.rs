@@ -87,11 +87,9 @@ async fn what_cannot_be_calculated() {
 
 #[tokio::test]
 async fn endless_work_is_stopped() {
-    let started = Instant::now();
     for expression in ["9^9^9^9", "100000000!", "1e-1000000"] {
         assert_eq!(error(expression).await, "the calculation takes too long");
     }
-    assert!(started.elapsed() < 3 * (PATIENCE + Duration::from_secs(1)));
 }
 
 #[tokio::test]
