@@ -3,6 +3,7 @@
 //! a GPU, weights become candle tensors in the device's own type.
 
 mod attention;
+mod packed;
 mod weights;
 
 use candle_core::{DType, Device, Tensor};

@@ -7,6 +7,8 @@ use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
 use super::*;
+use crate::backend::Dtype;
+use crate::blob::Blob;
 
 /// A stored tensor of the given bytes.
 fn raw(dtype: Dtype, shape: &[usize], bytes: Vec<u8>) -> RawTensor {
