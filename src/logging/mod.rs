@@ -47,6 +47,10 @@ pub const TEST_CLOCK: &str = "LLM_SERVER_TEST_CLOCK";
 /// there in its own words.
 pub const FILE_ONLY: &str = concat!(env!("CARGO_CRATE_NAME"), "::file_only");
 
+/// Parts of libraries that call each failed attempt an error, though it is
+/// tried again; our own events say so, and say what to do.
+const TOLD_BY_US: [&str; 2] = ["hf_hub", "rmcp::transport::worker"];
+
 /// Lines that may wait for the disk. With `record::LONGEST` this bounds the
 /// memory that waiting lines can take.
 const QUEUE: usize = 8192;
@@ -84,8 +88,7 @@ impl Level {
 
     /// What is let through: our own events at this level, and those of the
     /// libraries one step quieter, since at their own `info` they tell of
-    /// every connection and frame. hf-hub calls each failed attempt an error,
-    /// though it is tried again; ours says so when all have failed.
+    /// every connection and frame. [`TOLD_BY_US`] are quieter still.
     fn targets(self) -> Targets {
         let (ours, theirs) = match self {
             Self::Trace => (LevelFilter::TRACE, LevelFilter::DEBUG),
@@ -94,13 +97,13 @@ impl Level {
             Self::Warning => (LevelFilter::WARN, LevelFilter::WARN),
             Self::Error => (LevelFilter::ERROR, LevelFilter::ERROR),
         };
-        let hub = match self {
+        let told_by_us = match self {
             Self::Trace | Self::Debug => theirs,
             _ => LevelFilter::OFF,
         };
         Targets::new()
+            .with_targets(TOLD_BY_US.map(|target| (target, told_by_us)))
             .with_default(theirs)
-            .with_target("hf_hub", hub)
             .with_target(env!("CARGO_CRATE_NAME"), ours)
     }
 }
