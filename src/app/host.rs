@@ -121,7 +121,8 @@ async fn load_model(
     // The small files first: what is wrong with them shows at once.
     let tokenizer = Arc::new(Tokenizer::load(&files).map_err(|error| failed(&error))?);
     let template = ChatTemplate::load(&files).map_err(|error| failed(&error))?;
-    let end_of_sequence = model::end_of_sequence_ids(&files).map_err(|error| failed(&error))?;
+    let end_of_sequence = model::end_of_sequence_ids(&files, |token| tokenizer.token_id(token))
+        .map_err(|error| failed(&error))?;
     if end_of_sequence.is_empty() {
         warn!("the model names no end-of-sequence token; answers end at max_tokens");
     }

@@ -146,7 +146,7 @@ async fn demo(settings: Settings) -> LocalModel {
     let tokenizer = Arc::new(Tokenizer::load(&files).unwrap());
     let engine_settings = engine::Settings {
         context_length: None,
-        end_of_sequence: model::end_of_sequence_ids(&files).unwrap(),
+        end_of_sequence: model::end_of_sequence_ids(&files, |_| None).unwrap(),
     };
     let started = engine::start(load, Arc::clone(&tokenizer), engine_settings).await;
     let (engine, _thread) = started.unwrap();

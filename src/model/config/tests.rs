@@ -112,20 +112,25 @@ fn what_would_compute_something_else_is_refused_with_its_name() {
 }
 
 #[test]
-fn the_end_of_sequence_is_one_id_or_several_of_either_file() {
-    static FILES: [(&str, &[u8]); 2] = [
+fn the_end_of_sequence_is_what_any_of_the_files_says() {
+    static FILES: [(&str, &[u8]); 3] = [
         ("config.json", br#"{"eos_token_id": 7}"#),
         (
             "generation_config.json",
             br#"{"eos_token_id": [9, 7, -1, 8.5]}"#,
         ),
+        ("tokenizer_config.json", br#"{"eos_token": "<end>"}"#),
     ];
-    assert_eq!(
-        end_of_sequence_ids(&ModelFiles::Embedded(&FILES)).unwrap(),
-        [7, 9]
-    );
-    assert_eq!(
-        end_of_sequence_ids(&ModelFiles::Embedded(&FILES[..1])).unwrap(),
-        [7]
-    );
+    static AS_OBJECT: [(&str, &[u8]); 1] = [(
+        "tokenizer_config.json",
+        br#"{"eos_token": {"content": "<end>", "special": true}}"#,
+    )];
+    let ids = |files| {
+        let token_id = |token: &str| (token == "<end>").then_some(12);
+        end_of_sequence_ids(&ModelFiles::Embedded(files), token_id).unwrap()
+    };
+    assert_eq!(ids(&FILES), [7, 9, 12]);
+    assert_eq!(ids(&FILES[..1]), [7]);
+    assert_eq!(ids(&AS_OBJECT), [12]);
+    assert_eq!(ids(&[]), [0u32; 0]);
 }
