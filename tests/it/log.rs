@@ -24,12 +24,12 @@ fn every_line_of_a_request_carries_its_id_and_the_last_its_figures() {
     assert!(
         lines
             .iter()
-            .any(|line| line.contains("calculate") && line.contains("17")),
+            .any(|line| line.contains("tool=calculate") && line.contains("expression")),
         "the tool call is not there: {lines:?}"
     );
     let last = lines.last().unwrap();
     for figure in [
-        "391",
+        "response=",
         "rounds=2",
         "prompt_tokens=",
         "generated_tokens=",
@@ -39,12 +39,19 @@ fn every_line_of_a_request_carries_its_id_and_the_last_its_figures() {
     ] {
         assert!(last.contains(figure), "{figure} is not in {last}");
     }
-    // Nothing of a request's is outside of its lines.
-    for line in log
+    // What is said of a request is said with its id: two replies, a call,
+    // request and response of the first, a reply, request and response of the other.
+    let about_requests: Vec<&str> = log
         .lines()
-        .filter(|line| line.contains("391") || line.contains("calculate("))
-    {
-        assert!(line.contains(&id), "{line}");
+        .filter(|line| {
+            ["llm_server::session", "llm_server::http::prompt"]
+                .iter()
+                .any(|source| line.contains(source))
+        })
+        .collect();
+    assert!(about_requests.len() >= 8, "{about_requests:?}");
+    for line in about_requests {
+        assert!(line.contains("request{id="), "{line}");
     }
 }
 
