@@ -43,8 +43,10 @@ enum Format {
     Affine {
         bits: AffineBits,
         group_size: usize,
-        /// `(scale, bias)` of each group, `[out, in / group_size]`.
-        groups: Vec<(f32, f32)>,
+        /// Of each group, `[out, in / group_size]`.
+        scales: Vec<f32>,
+        /// Of each group, `[out, in / group_size]`.
+        biases: Vec<f32>,
     },
 }
 
@@ -80,11 +82,11 @@ impl PackedRows {
                     8 => AffineBits::Eight,
                     other => candle_core::bail!("{other}-bit weights"),
                 };
-                let groups = to_f32(&scales)?.into_iter().zip(to_f32(&biases)?).collect();
                 let format = Format::Affine {
                     bits,
                     group_size,
-                    groups,
+                    scales: to_f32(&scales)?,
+                    biases: to_f32(&biases)?,
                 };
                 (packed, columns, format)
             }
@@ -137,15 +139,17 @@ impl PackedRows {
             Format::Affine {
                 bits,
                 group_size,
-                groups,
+                scales,
+                biases,
             } => {
                 let per_row = self.columns / group_size;
-                let groups = &groups[row * per_row..][..per_row];
+                let first = row * per_row;
                 let group_bytes = self.row_bytes / per_row;
-                for ((out, bytes), &(scale, bias)) in out
+                for (((out, bytes), &scale), &bias) in out
                     .chunks_exact_mut(*group_size)
                     .zip(bytes.chunks_exact(group_bytes))
-                    .zip(groups)
+                    .zip(&scales[first..first + per_row])
+                    .zip(&biases[first..first + per_row])
                 {
                     match bits {
                         AffineBits::Four => {
@@ -301,14 +305,17 @@ impl WithSimd for MultiplyRows<'_> {
                 Format::Affine {
                     bits: AffineBits::Four,
                     group_size,
-                    groups,
+                    scales,
+                    biases,
                 } => {
                     let per_row = columns / group_size;
+                    let groups = row * per_row..(row + 1) * per_row;
+                    let (scales, biases) = (&scales[groups.clone()], &biases[groups]);
                     let bytes = &self.rows.bytes[row * self.rows.row_bytes..][..columns / 2];
-                    let groups = &groups[row * per_row..][..per_row];
                     let sums = self.x.sums.chunks_exact(per_row);
                     for ((out, token), sums) in out.iter_mut().zip(tokens).zip(sums) {
-                        *out = dot_four(bytes, groups, token.split_at(columns / 2), sums);
+                        let (even, odd) = token.split_at(columns / 2);
+                        *out = dot_four(bytes, scales, even, odd) + dot(biases, sums);
                     }
                 }
                 _ => {
@@ -345,39 +352,29 @@ fn dot(a: &[f32], b: &[f32]) -> f32 {
     sums.iter().sum::<f32>() + tail
 }
 
-/// A row of 4-bit weights times a token: with `w = scale * q + bias`, a group
-/// adds `scale * Σ q x + bias * Σ x`. Groups have a multiple of 32 weights.
+/// A row of 4-bit weights times a token, but for the biases: with
+/// `w = scale * q + bias`, a group adds `scale * Σ q x` here and `bias * Σ x`
+/// elsewhere. Groups have a multiple of 32 weights.
 #[inline(always)]
-fn dot_four(
-    bytes: &[u8],
-    groups: &[(f32, f32)],
-    (even, odd): (&[f32], &[f32]),
-    sums: &[f32],
-) -> f32 {
-    let half = bytes.len() / groups.len();
+fn dot_four(bytes: &[u8], scales: &[f32], even: &[f32], odd: &[f32]) -> f32 {
+    let half = bytes.len() / scales.len();
     let mut partial = [0.0f32; LANES];
-    let mut biased = 0.0;
-    for ((((bytes, &(scale, bias)), even), odd), sum) in bytes
+    for (((bytes, &scale), even), odd) in bytes
         .chunks_exact(half)
-        .zip(groups)
+        .zip(scales)
         .zip(even.chunks_exact(half))
         .zip(odd.chunks_exact(half))
-        .zip(sums)
     {
-        let mut group = [0.0f32; LANES];
         for ((bytes, even), odd) in bytes
             .chunks_exact(LANES)
             .zip(even.chunks_exact(LANES))
             .zip(odd.chunks_exact(LANES))
         {
             for i in 0..LANES {
-                group[i] += f32::from(bytes[i] & 15) * even[i] + f32::from(bytes[i] >> 4) * odd[i];
+                let (low, high) = (f32::from(bytes[i] & 15), f32::from(bytes[i] >> 4));
+                partial[i] += scale * (low * even[i] + high * odd[i]);
             }
         }
-        for i in 0..LANES {
-            partial[i] += scale * group[i];
-        }
-        biased += bias * sum;
     }
-    partial.iter().sum::<f32>() + biased
+    partial.iter().sum()
 }
