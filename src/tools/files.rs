@@ -174,7 +174,7 @@ impl Folder {
         };
         below(&path)
             .or_else(|| below(&path.canonicalize().ok()?))
-            .ok_or_else(|| outside(&path.to_string_lossy()))
+            .ok_or_else(outside)
     }
 }
 
@@ -204,12 +204,11 @@ fn text(bytes: &[u8], cut: bool) -> Option<&str> {
 }
 
 fn binary(path: &str) -> Failure {
-    Failure::new(format_args!("not a text file: {}", short(path)))
+    Failure::new(format_args!("{} does not hold text", short(path)))
 }
 
-fn outside(path: &str) -> Failure {
-    let path = short(path);
-    Failure::new(format_args!("{path} is outside of the shared folder"))
+fn outside() -> Failure {
+    Failure::new("access is denied outside of the root folder")
 }
 
 fn failure(path: &str, error: &io::Error) -> Failure {
@@ -217,7 +216,7 @@ fn failure(path: &str, error: &io::Error) -> Failure {
     match error.kind() {
         io::ErrorKind::NotFound => Failure::new(format_args!("{shown} does not exist")),
         // cap-std's own refusal, which no system call made.
-        io::ErrorKind::PermissionDenied if error.raw_os_error().is_none() => outside(path),
+        io::ErrorKind::PermissionDenied if error.raw_os_error().is_none() => outside(),
         io::ErrorKind::PermissionDenied => Failure::new("permission denied"),
         io::ErrorKind::NotADirectory => Failure::new(format_args!("not a directory: {shown}")),
         _ => Failure::new(format_args!("cannot open {shown}")),

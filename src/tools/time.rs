@@ -7,19 +7,20 @@ mod tests;
 use jiff::civil::Time;
 use jiff::tz::AmbiguousOffset;
 use jiff::{Timestamp, Zoned};
+use serde_json::json;
 
 use super::server::{Failure, Outcome, short};
 use super::zones;
 
-/// The time at `now` in a zone: `Saturday, 21 November 2026, 10:13 (Asia/Tokyo)`.
+/// The time at `now` in a zone, and which zone that is:
+/// `{"timezone":"Asia/Tokyo","datetime":"Saturday, 21 November 2026, 10:13"}`.
+/// With the zone behind the time instead, the bundled model loses its place
+/// where a prompt needs two calls.
 pub(super) fn current(timezone: &str, now: Timestamp) -> Outcome {
     let zone = zones::resolve(timezone)?;
     let time = now.to_zoned(zone.zone);
-    let name = zone.name;
-    Ok(format!(
-        "{} ({name})",
-        time.strftime("%A, %-d %B %Y, %H:%M")
-    ))
+    let datetime = time.strftime("%A, %-d %B %Y, %H:%M").to_string();
+    Ok(json!({"timezone": zone.name, "datetime": datetime}).to_string())
 }
 
 /// What a clock in `target` shows when one in `source` shows `time` on the

@@ -13,23 +13,26 @@ fn now() -> Timestamp {
 
 #[test]
 fn the_time_in_a_zone() {
-    for (zone, expected) in [
+    for (zone, name, datetime) in [
         (
             "Asia/Tokyo",
-            "Saturday, 21 November 2026, 10:13 (Asia/Tokyo)",
+            "Asia/Tokyo",
+            "Saturday, 21 November 2026, 10:13",
         ),
         (
             "america/new york",
-            "Friday, 20 November 2026, 20:13 (America/New_York)",
+            "America/New_York",
+            "Friday, 20 November 2026, 20:13",
         ),
-        ("UTC", "Saturday, 21 November 2026, 01:13 (UTC)"),
-        ("UTC+5:45", "Saturday, 21 November 2026, 06:58 (UTC+05:45)"),
-        ("PST", "Friday, 20 November 2026, 17:13 (PST)"),
+        ("UTC", "UTC", "Saturday, 21 November 2026, 01:13"),
+        ("UTC+5:45", "UTC+05:45", "Saturday, 21 November 2026, 06:58"),
+        ("PST", "PST", "Friday, 20 November 2026, 17:13"),
     ] {
+        let expected = format!(r#"{{"timezone":"{name}","datetime":"{datetime}"}}"#);
         assert_eq!(current(zone, now()).unwrap(), expected);
     }
     let summer = current("Paris", at("2026-07-01T10:00:00Z")).unwrap();
-    assert_eq!(summer, "Wednesday, 1 July 2026, 12:00 (Europe/Paris)");
+    assert!(summer.contains("Wednesday, 1 July 2026, 12:00"), "{summer}");
 }
 
 #[test]
