@@ -68,6 +68,7 @@ fn offsets_and_abbreviations() {
     for (text, expected) in [
         ("UTC+2", 120),
         ("UTC-5", -300),
+        ("UTC-3:30", -210),
         ("gmt +05:30", 330),
         ("+0530", 330),
         ("-08:00", -480),
