@@ -1,45 +1,107 @@
 //! The seam to the tensor library: a handful of coarse operations that the
 //! decoder is written over, and the one place that decides which libraries
-//! are compiled in. Knows nothing of models, tokens or requests.
+//! are compiled in. Knows nothing of models or requests.
 //!
 //! Shapes are row-major. `T` is the number of tokens of a step, those of all
 //! its sequences one after the other; there is no padding and no batch axis.
+//!
+//! A backend may evaluate in the background: an operation then only says what
+//! is to be computed, [`Backend::start`] sets the computation off, and the
+//! `read` operations wait for it.
 
 pub mod candle;
+#[cfg(any(feature = "mlx", all(target_os = "macos", target_arch = "aarch64")))]
+pub mod mlx;
+mod sampler;
+mod weights;
 
-use crate::blob::Blob;
+pub use sampler::{Draw, Sampler};
+pub use weights::{Dtype, ExpertWeights, MatrixWeights, RawTensor};
 
 /// The backend a configuration asks for.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum BackendChoice {
-    /// The best one of those compiled in.
+    /// MLX where it is compiled in and starts, else candle.
     #[default]
     Auto,
+    /// MLX: on Apple Silicon, and where the feature `mlx` is compiled in.
+    Mlx,
     /// candle: Metal or CUDA where compiled in, else the CPU.
     Candle,
 }
 
 impl BackendChoice {
     /// The choices by the names the configuration knows them by.
-    pub const NAMES: [(&'static str, Self); 2] = [("auto", Self::Auto), ("candle", Self::Candle)];
+    pub const NAMES: [(&'static str, Self); 3] = [
+        ("auto", Self::Auto),
+        ("mlx", Self::Mlx),
+        ("candle", Self::Candle),
+    ];
+
+    /// The choices that name one backend of this build.
+    pub const BUILT_IN: &'static [Self] = if HAS_MLX {
+        &[Self::Mlx, Self::Candle]
+    } else {
+        &[Self::Candle]
+    };
 }
 
-/// A backend that was started.
-pub enum Started {
-    /// candle.
-    Candle(candle::Candle),
+/// What is done with a backend once it has started.
+pub trait WithBackend {
+    /// What comes of it.
+    type Output;
+
+    /// Does it.
+    fn with<B: Backend>(self, backend: B) -> Self::Output;
 }
 
-/// Starts the backend that `choice` names.
+/// Starts the backend that `choice` names and does `work` with it.
 ///
 /// # Errors
 /// If its device cannot be had.
-pub fn start(choice: BackendChoice) -> Result<Started, BackendError> {
+pub fn start<W: WithBackend>(choice: BackendChoice, work: W) -> Result<W::Output, BackendError> {
     match choice {
-        BackendChoice::Auto | BackendChoice::Candle => {
-            Ok(Started::Candle(candle::Candle::start()?))
-        }
+        BackendChoice::Mlx => start_mlx(work).map_err(|(_, error)| error),
+        BackendChoice::Candle => start_candle(work),
+        BackendChoice::Auto if HAS_MLX => match start_mlx(work) {
+            Ok(output) => Ok(output),
+            Err((work, reason)) => {
+                tracing::warn!(%reason, "MLX does not start; candle runs the model");
+                start_candle(work)
+            }
+        },
+        BackendChoice::Auto => start_candle(work),
     }
+}
+
+fn start_candle<W: WithBackend>(work: W) -> Result<W::Output, BackendError> {
+    Ok(work.with(candle::Candle::start()?))
+}
+
+/// Whether MLX is compiled in.
+const HAS_MLX: bool = cfg!(any(
+    feature = "mlx",
+    all(target_os = "macos", target_arch = "aarch64")
+));
+
+/// On failure the work comes back, for another backend to do.
+#[cfg(any(feature = "mlx", all(target_os = "macos", target_arch = "aarch64")))]
+fn start_mlx<W: WithBackend>(work: W) -> Result<W::Output, (W, BackendError)> {
+    match mlx::Mlx::start() {
+        Ok(mlx) => Ok(work.with(mlx)),
+        Err(error) => Err((work, error)),
+    }
+}
+
+#[cfg(not(any(feature = "mlx", all(target_os = "macos", target_arch = "aarch64"))))]
+fn start_mlx<W: WithBackend>(work: W) -> Result<W::Output, (W, BackendError)> {
+    let error = BackendError {
+        op: "start",
+        reason: "this program was built without MLX; build it on Apple Silicon or with \
+                 --features mlx, or say \"backend\": \"auto\""
+            .to_owned(),
+    };
+    Err((work, error))
 }
 
 /// An operation of the tensor library that failed.
@@ -52,61 +114,14 @@ pub struct BackendError {
     pub reason: String,
 }
 
-/// The element types weights are stored in.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Dtype {
-    /// 32-bit floating point.
-    F32,
-    /// 16-bit floating point, IEEE.
-    F16,
-    /// 16-bit floating point, the upper half of an `f32`.
-    Bf16,
-    /// 32-bit unsigned: packed quantized weights.
-    U32,
-}
-
-impl Dtype {
-    /// Bytes an element takes.
-    pub fn size(self) -> usize {
-        match self {
-            Self::F32 | Self::U32 => 4,
-            Self::F16 | Self::Bf16 => 2,
+impl BackendError {
+    /// A token was to be drawn from logits that are not numbers.
+    fn no_numbers(op: &'static str) -> Self {
+        Self {
+            op,
+            reason: "the model's logits are not numbers".to_owned(),
         }
     }
-}
-
-/// A stored tensor: little-endian elements, row-major, still where the file
-/// put them.
-#[derive(Debug, Clone)]
-pub struct RawTensor {
-    /// Type of the elements.
-    pub dtype: Dtype,
-    /// Length of each axis.
-    pub shape: Vec<usize>,
-    /// The elements: exactly the product of `shape` times the element's size.
-    pub bytes: Blob,
-}
-
-/// A weight matrix `[out, in]` as stored.
-#[derive(Debug, Clone)]
-pub enum MatrixWeights {
-    /// Floating-point elements.
-    Dense(RawTensor),
-    /// MLX's affine quantization: row by row, groups of `group_size` weights
-    /// share a scale and a bias, and a weight is `scale * q + bias` with `q`
-    /// an unsigned number of `bits` bits, packed low bits first.
-    Affine {
-        /// `[out, in * bits / 32]`, [`Dtype::U32`].
-        packed: RawTensor,
-        /// `[out, in / group_size]`, floating point.
-        scales: RawTensor,
-        /// `[out, in / group_size]`, floating point.
-        biases: RawTensor,
-        /// Weights in a group.
-        group_size: usize,
-        /// Bits of a weight: 4 or 8.
-        bits: usize,
-    },
 }
 
 /// One sequence's part of a step, for attention: the next `tokens` rows of
@@ -118,22 +133,72 @@ pub struct Span<'a, K> {
     pub kv: &'a mut K,
 }
 
+/// What a row of attention sees and how.
+#[derive(Debug, Clone, Copy)]
+pub struct AttentionSettings<'a, T> {
+    /// Scores are multiplied by it.
+    pub scale: f32,
+    /// How many positions a row sees at most, its own and those right before
+    /// it; `None` is all. Never 0.
+    pub window: Option<usize>,
+    /// A logit a head, `[heads]`, that joins the softmax and carries no value
+    /// (Xiao et al. 2023, <https://arxiv.org/abs/2309.17453>, as learned in
+    /// gpt-oss).
+    pub sinks: Option<&'a T>,
+}
+
+/// Where a part of a step's token ids comes from.
+pub enum TokenSource<'a, I> {
+    /// They are known.
+    Given(&'a [u32]),
+    /// The id in place `.1` of ids drawn earlier, which may not be known yet.
+    Drawn(&'a I, usize),
+}
+
+/// Memory a backend holds, in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MemoryUse {
+    /// In use now.
+    pub active: usize,
+    /// The most that was in use at once.
+    pub peak: usize,
+    /// Freed, and kept to be used again.
+    pub cached: usize,
+}
+
 /// A tensor library.
 pub trait Backend: 'static {
     /// Activations and small parameters.
     type Tensor: Clone;
     /// A weight matrix made ready for products.
     type Matrix;
+    /// The gated MLPs of a layer's experts.
+    type Experts;
+    /// Token ids of a step, on the device.
+    type Tokens;
     /// Rotary angles of one step.
     type Rotation;
     /// Keys and values of one sequence in one layer. Dropping it frees them.
     type Kv;
 
+    /// Whether it evaluates in the background.
+    const OVERLAPS: bool;
+
     /// What it is and runs on, for people: `candle on the CPU, 8 threads`.
     fn describe(&self) -> String;
 
-    /// Bytes one element of the KV cache takes.
-    fn kv_element_size(&self) -> usize;
+    /// Told once the weights are loaded, before the first step.
+    ///
+    /// # Errors
+    /// If the memory they take cannot be secured.
+    fn loaded(&self) -> Result<(), BackendError>;
+
+    /// The memory it holds, where the library counts it.
+    fn memory(&self) -> Option<MemoryUse>;
+
+    /// Bytes an element of `x` takes; those of the KV cache take as many as
+    /// the activations'.
+    fn element_size(&self, x: &Self::Tensor) -> usize;
 
     /// A floating-point parameter as an activation-typed tensor.
     fn parameter(&self, raw: &RawTensor) -> Result<Self::Tensor, BackendError>;
@@ -142,9 +207,18 @@ pub trait Backend: 'static {
     /// checked that the shapes agree with one another.
     fn matrix(&self, weights: MatrixWeights) -> Result<Self::Matrix, BackendError>;
 
+    /// Makes the experts of a layer ready. The decoder has checked that the
+    /// shapes agree with one another.
+    fn experts(&self, weights: ExpertWeights) -> Result<Self::Experts, BackendError>;
+
+    /// The token ids of a step, part after part.
+    fn tokens(&self, parts: &[TokenSource<'_, Self::Tokens>])
+    -> Result<Self::Tokens, BackendError>;
+
     /// Rows `ids` of `table` `[vocabulary, hidden]`: `[T, hidden]`. Every id
     /// must be below the number of rows.
-    fn embed(&self, table: &Self::Matrix, ids: &[u32]) -> Result<Self::Tensor, BackendError>;
+    fn embed(&self, table: &Self::Matrix, ids: &Self::Tokens)
+    -> Result<Self::Tensor, BackendError>;
 
     /// `x` times the transposed `weight`: `[T, in]` to `[T, out]`.
     fn project(
@@ -184,16 +258,16 @@ pub trait Backend: 'static {
 
     /// Appends each span's rows of `k` and `v` (`[T, kv_heads, head_dim]`) to
     /// its sequence, then lets each row of `q` (`[T, heads, head_dim]`)
-    /// attend to its own sequence up to itself, scores scaled by `scale`:
-    /// `[T, heads * head_dim]`. Heads share key-value heads in equal groups.
-    /// The spans' tokens add up to `T`.
+    /// attend to its own sequence up to itself: `[T, heads * head_dim]`.
+    /// Heads share key-value heads in equal groups. The spans' tokens add up
+    /// to `T`.
     fn attention(
         &self,
         q: &Self::Tensor,
         k: &Self::Tensor,
         v: &Self::Tensor,
         spans: &mut [Span<'_, Self::Kv>],
-        scale: f32,
+        settings: &AttentionSettings<'_, Self::Tensor>,
     ) -> Result<Self::Tensor, BackendError>;
 
     /// `a + b`, of one shape.
@@ -203,9 +277,49 @@ pub trait Backend: 'static {
     /// <https://arxiv.org/abs/2002.05202>).
     fn swiglu(&self, gate: &Self::Tensor, up: &Self::Tensor) -> Result<Self::Tensor, BackendError>;
 
+    /// Sends each row of `x` `[T, hidden]` through the gated MLPs of its
+    /// `top_k` most likely experts and adds up what they say, weighed by
+    /// their probability: the softmax of `router` `[T, experts]`, taken over
+    /// all experts or, if `renormalize`, over the chosen ones
+    /// (Shazeer et al. 2017, <https://arxiv.org/abs/1701.06538>). `top_k` is
+    /// at least 1 and at most the number of experts.
+    fn mix_experts(
+        &self,
+        x: &Self::Tensor,
+        router: &Self::Tensor,
+        experts: &Self::Experts,
+        top_k: usize,
+        renormalize: bool,
+    ) -> Result<Self::Tensor, BackendError>;
+
     /// The rows of `x` `[T, n]` that `rows` names, in its order.
     fn select_rows(&self, x: &Self::Tensor, rows: &[u32]) -> Result<Self::Tensor, BackendError>;
 
+    /// Draws a token from each row of `logits` `[n, vocabulary]`, as the
+    /// `n` entries of `draws` say.
+    fn sample(&self, logits: &Self::Tensor, draws: &[Draw]) -> Result<Self::Tokens, BackendError>;
+
+    /// Sets off the computation of these, and of the keys and values that
+    /// were appended on the way. Does not wait.
+    fn start(
+        &self,
+        tensors: &[&Self::Tensor],
+        tokens: &[&Self::Tokens],
+    ) -> Result<(), BackendError>;
+
+    /// Waits for the computation.
+    fn wait(&self, x: &Self::Tensor) -> Result<(), BackendError>;
+
     /// The elements in row-major order. Waits for the computation.
     fn read(&self, x: &Self::Tensor) -> Result<Vec<f32>, BackendError>;
+
+    /// The ids. Waits for the computation.
+    ///
+    /// # Errors
+    /// If the computation fails or the logits they were drawn from are not
+    /// numbers.
+    fn read_tokens(&self, tokens: &Self::Tokens) -> Result<Vec<u32>, BackendError>;
 }
+
+#[cfg(test)]
+mod tests;

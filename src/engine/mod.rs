@@ -4,7 +4,7 @@
 //! Knows nothing of JSON, HTTP, MCP or what the prompt says.
 
 mod detokenizer;
-mod sampler;
+mod draws;
 mod worker;
 
 use std::sync::{Arc, mpsc};

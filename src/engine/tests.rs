@@ -5,8 +5,8 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::*;
-use crate::backend::BackendChoice;
-use crate::model::{Input, Logits, SequenceId};
+use crate::backend::{BackendChoice, MemoryUse};
+use crate::model::{Draw, Input, SequenceId, Step, Tokens};
 
 const GREEDY: Sampling = Sampling {
     temperature: 0.0,
@@ -88,27 +88,22 @@ async fn a_prompt_of_many_chunks_is_evaluated_whole() {
     let (engine, _thread) = demo(None).await;
     let long = format!(
         "<|im_start|>system\n{}<|im_end|>\n{PROMPT}",
-        "a b c d ".repeat(200)
+        "a b c d ".repeat(90)
     );
     let request = request(&long, 1);
-    assert!(request.prompt.len() > 1100, "{}", request.prompt.len());
+    assert!(request.prompt.len() > 513, "{}", request.prompt.len());
     let mut model = load_demo().unwrap();
     let sequence = model.open().unwrap();
-    let logits = model
-        .forward(&[Input {
+    let step = model
+        .submit(&[Input {
             sequence,
-            tokens: &request.prompt,
-            logits: true,
+            tokens: Tokens::Given(&request.prompt),
+            draw: Some(Draw::GREEDY),
         }])
         .unwrap();
-    let row = logits.rows().next().unwrap();
-    let best = (0u32..)
-        .zip(row)
-        .max_by(|a, b| a.1.total_cmp(b.1))
-        .unwrap()
-        .0;
+    let best = step.tokens().unwrap();
     let (text, _) = finish(engine.submit(request)).await;
-    assert_eq!(text, tokenizer().decode(&[best]).unwrap());
+    assert_eq!(text, tokenizer().decode(&best).unwrap());
 }
 
 #[tokio::test]
@@ -145,6 +140,7 @@ async fn the_limits_end_a_generation_or_refuse_it() {
 
 /// A model that counts its steps, and waits in each for a permit.
 struct Gated {
+    info: ModelInfo,
     inner: Box<dyn Model>,
     steps: Arc<AtomicUsize>,
     gate: mpsc::Receiver<()>,
@@ -152,7 +148,7 @@ struct Gated {
 
 impl Model for Gated {
     fn info(&self) -> &ModelInfo {
-        self.inner.info()
+        &self.info
     }
     fn open(&mut self) -> Result<SequenceId, ModelError> {
         self.inner.open()
@@ -160,40 +156,54 @@ impl Model for Gated {
     fn close(&mut self, sequence: SequenceId) {
         self.inner.close(sequence);
     }
-    fn forward(&mut self, batch: &[Input<'_>]) -> Result<Logits, ModelError> {
+    fn memory(&self) -> Option<MemoryUse> {
+        self.inner.memory()
+    }
+    fn submit(&mut self, batch: &[Input<'_>]) -> Result<Box<dyn Step>, ModelError> {
         self.gate.recv().expect("the test holds the gate");
         self.steps.fetch_add(1, Ordering::SeqCst);
-        self.inner.forward(batch)
+        self.inner.submit(batch)
     }
 }
 
 #[tokio::test]
 async fn a_dropped_request_stops_before_the_next_step_and_a_waiting_one_never_begins() {
-    let steps = Arc::new(AtomicUsize::new(0));
-    let (permits, gate) = mpsc::channel();
-    let counted = steps.clone();
-    let load = move || {
-        let inner = load_demo()?;
-        Ok(Box::new(Gated {
-            inner,
-            steps: counted,
-            gate,
-        }) as Box<dyn Model>)
-    };
-    let (engine, _thread) = start(load, tokenizer(), settings(None)).await.unwrap();
-    let mut first = engine.submit(request(PROMPT, 100));
-    let waiting = engine.submit(request(PROMPT, 100));
-    let last = engine.submit(request(PROMPT, 1));
-    permits.send(()).unwrap();
-    assert!(matches!(first.next().await, Some(Event::Text(_))));
-    drop(first);
-    drop(waiting);
-    // At most the step the first was in, then the one of the last.
-    for _ in 0..2 {
-        permits.send(()).unwrap();
+    for overlaps in [false, true] {
+        let steps = Arc::new(AtomicUsize::new(0));
+        let (permits, gate) = mpsc::channel();
+        let counted = steps.clone();
+        let load = move || {
+            let inner = load_demo()?;
+            let info = ModelInfo {
+                overlaps,
+                ..inner.info().clone()
+            };
+            Ok(Box::new(Gated {
+                info,
+                inner,
+                steps: counted,
+                gate,
+            }) as Box<dyn Model>)
+        };
+        let (engine, _thread) = start(load, tokenizer(), settings(None)).await.unwrap();
+        let mut first = engine.submit(request(PROMPT, 100));
+        let waiting = engine.submit(request(PROMPT, 100));
+        let last = engine.submit(request(PROMPT, 1));
+        // The step of the first token, and the one that overlaps with it.
+        let ahead = usize::from(overlaps);
+        for _ in 0..1 + ahead {
+            permits.send(()).unwrap();
+        }
+        assert!(matches!(first.next().await, Some(Event::Text(_))));
+        drop(first);
+        drop(waiting);
+        // At most the step the first was in, then the one of the last.
+        for _ in 0..2 {
+            permits.send(()).unwrap();
+        }
+        assert!(matches!(finish(last).await.1, Event::Finished { .. }));
+        assert!(steps.load(Ordering::SeqCst) <= 3 + ahead, "{steps:?}");
     }
-    assert!(matches!(finish(last).await.1, Event::Finished { .. }));
-    assert!(steps.load(Ordering::SeqCst) <= 3, "{steps:?}");
 }
 
 /// A model whose every step goes wrong.
@@ -211,7 +221,10 @@ impl Model for Broken {
         self.inner.open()
     }
     fn close(&mut self, _: SequenceId) {}
-    fn forward(&mut self, _: &[Input<'_>]) -> Result<Logits, ModelError> {
+    fn memory(&self) -> Option<MemoryUse> {
+        None
+    }
+    fn submit(&mut self, _: &[Input<'_>]) -> Result<Box<dyn Step>, ModelError> {
         assert!(!self.panics, "made to panic");
         Err(ModelError::Input("made to fail".to_owned()))
     }

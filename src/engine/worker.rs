@@ -9,9 +9,9 @@ use tokio::sync::mpsc::UnboundedSender;
 use tracing::{Span, debug, error};
 
 use super::detokenizer::Detokenizer;
-use super::sampler::Sampler;
+use super::draws::Draws;
 use super::{EngineError, Event, FinishReason, Request, Usage};
-use crate::model::{Input, Model, SequenceId, Tokenizer};
+use crate::model::{Draw, Input, Model, SequenceId, Step, Tokenizer, Tokens};
 
 /// Tokens of a prompt evaluated in one step: enough to use the hardware,
 /// few enough that a cancelled request stops soon.
@@ -105,6 +105,14 @@ impl Worker {
             };
             // A receiver that has gone needs no answer.
             let _ = job.events.send(last);
+            if let Some(memory) = self.model.memory() {
+                debug!(
+                    active_bytes = memory.active,
+                    peak_bytes = memory.peak,
+                    cached_bytes = memory.cached,
+                    "memory of the backend"
+                );
+            }
         }
     }
 
@@ -135,16 +143,29 @@ impl Worker {
         } = &job.request;
         let room = self.context_length - prompt.len();
         let limit = (*max_tokens).max(1).min(room);
+        let overlaps = self.model.info().overlaps;
         let tokenizer = self.tokenizer.clone();
         let mut detokenizer = Detokenizer::new(&tokenizer);
-        let mut sampler = Sampler::new(*sampling);
+        let mut draws = Draws::new(*sampling);
         let mut usage = Usage {
             prompt_tokens: prompt.len(),
             generated_tokens: 0,
             time_to_first_token: Duration::ZERO,
         };
-        let mut token = self.prefill(sequence, job, &mut sampler)?;
+        let mut step = self.prefill(sequence, job, draws.next())?;
         loop {
+            let may_go_on = usage.generated_tokens + 1 < limit;
+            // Where steps are evaluated in the background, the next one is
+            // set off before this one's token is known, so that the device
+            // never waits. At a turn's end that step was in vain.
+            let ahead = match may_go_on && overlaps {
+                true => Some(self.step(sequence, Tokens::Drawn, job, draws.next())?),
+                false => None,
+            };
+            let token = step.tokens()?;
+            let &[token] = token.as_slice() else {
+                return Err(EngineError::Model("the model drew no token".to_owned()).into());
+            };
             usage.generated_tokens += 1;
             if usage.generated_tokens == 1 {
                 usage.time_to_first_token = job.submitted.elapsed();
@@ -154,21 +175,24 @@ impl Worker {
                 return Ok((FinishReason::Stop, usage));
             }
             send(job, detokenizer.push(token)?)?;
-            if usage.generated_tokens == limit {
+            if !may_go_on {
                 send(job, detokenizer.finish()?)?;
                 return Ok((FinishReason::Length, usage));
             }
-            token = self.step(sequence, &[token], job, &mut sampler)?;
+            step = match ahead {
+                Some(step) => step,
+                None => self.step(sequence, Tokens::Given(&[token]), job, draws.next())?,
+            };
         }
     }
 
-    /// Evaluates the prompt and samples the first token.
+    /// Evaluates the prompt; its last step draws the first token.
     fn prefill(
         &mut self,
         sequence: SequenceId,
         job: &Job,
-        sampler: &mut Sampler,
-    ) -> Result<u32, Stopped> {
+        draw: Draw,
+    ) -> Result<Box<dyn Step>, Stopped> {
         let prompt = &job.request.prompt;
         let Some((_, before_last)) = prompt.split_last() else {
             return Err(EngineError::Model("the prompt is empty".to_owned()).into());
@@ -176,36 +200,32 @@ impl Worker {
         let last_chunk = before_last.len() / PREFILL_CHUNK * PREFILL_CHUNK;
         for chunk in prompt[..last_chunk].chunks(PREFILL_CHUNK) {
             wanted(job)?;
-            self.model.forward(&[Input {
+            let step = self.model.submit(&[Input {
                 sequence,
-                tokens: chunk,
-                logits: false,
+                tokens: Tokens::Given(chunk),
+                draw: None,
             }])?;
+            // One chunk at a time: a cancelled request must not leave a queue
+            // of them behind, nor a long one the memory of all.
+            step.wait()?;
         }
-        self.step(sequence, &prompt[last_chunk..], job, sampler)
+        self.step(sequence, Tokens::Given(&prompt[last_chunk..]), job, draw)
     }
 
-    /// Evaluates `tokens` and samples the one after them.
+    /// Sets off a step that draws the token after `tokens`.
     fn step(
         &mut self,
         sequence: SequenceId,
-        tokens: &[u32],
+        tokens: Tokens<'_>,
         job: &Job,
-        sampler: &mut Sampler,
-    ) -> Result<u32, Stopped> {
+        draw: Draw,
+    ) -> Result<Box<dyn Step>, Stopped> {
         wanted(job)?;
-        let logits = self.model.forward(&[Input {
+        Ok(self.model.submit(&[Input {
             sequence,
             tokens,
-            logits: true,
-        }])?;
-        let row = logits
-            .rows()
-            .next()
-            .ok_or_else(|| EngineError::Model("the model gave no logits".to_owned()))?;
-        sampler.sample(row).ok_or_else(|| {
-            EngineError::Model("the model's logits are not numbers".to_owned()).into()
-        })
+            draw: Some(draw),
+        }])?)
     }
 }
 

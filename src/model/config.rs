@@ -4,21 +4,82 @@ use serde::Deserialize;
 use serde_json::{Map, Value};
 
 use super::files::{FilesError, ModelFiles};
+use super::quantization::Quantizations;
 
-/// The families this program runs, by the `model_type` they have.
-const FAMILIES: [&str; 1] = ["qwen3"];
+/// What sets the families apart, by the `model_type` they have.
+const FAMILIES: [(&str, Family); 4] = [
+    ("llama", Family::LLAMA),
+    (
+        "mistral",
+        Family {
+            windows: Windows::All,
+            ..Family::LLAMA
+        },
+    ),
+    (
+        "qwen3",
+        Family {
+            qk_norm: true,
+            windows: Windows::None,
+            ..Family::LLAMA
+        },
+    ),
+    (
+        "qwen3_moe",
+        Family {
+            qk_norm: true,
+            windows: Windows::None,
+            experts: true,
+        },
+    ),
+];
 
-/// A decoder, described. A family is a way to fill this in, not code.
+/// A family: a way to fill in a [`DecoderConfig`], not code.
+#[derive(Clone, Copy)]
+struct Family {
+    /// Whether queries and keys are normed by head.
+    qk_norm: bool,
+    /// What `sliding_window` means.
+    windows: Windows,
+    /// Whether layers may have experts.
+    experts: bool,
+}
+
+/// Which layers `sliding_window` is for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Windows {
+    /// None; one that asks for it is refused.
+    None,
+    /// Those that `layer_types` names.
+    ByType,
+    /// Those that `layer_types` names, or all.
+    All,
+}
+
+impl Family {
+    const LLAMA: Self = Self {
+        qk_norm: false,
+        windows: Windows::ByType,
+        experts: false,
+    };
+}
+
+/// The names of the families.
+fn families() -> String {
+    FAMILIES.map(|(name, _)| name).join(", ")
+}
+
+/// A decoder, described.
 #[derive(Debug, Clone, PartialEq)]
 pub struct DecoderConfig {
     /// `model_type`.
     pub family: String,
     /// Width of the residual stream.
     pub hidden_size: usize,
-    /// Width of the MLP.
+    /// Width of the MLP of layers without experts.
     pub intermediate_size: usize,
-    /// Number of layers.
-    pub layers: usize,
+    /// What is particular to each layer.
+    pub layers: Vec<LayerConfig>,
     /// Query heads.
     pub heads: usize,
     /// Key-value heads; divides `heads`.
@@ -38,16 +99,29 @@ pub struct DecoderConfig {
     /// Whether the output projection is the embedding.
     pub tied_embeddings: bool,
     /// How matrices are quantized unless they are stored unquantized.
-    pub quantization: Option<Quantization>,
+    pub quantizations: Quantizations,
 }
 
-/// MLX's affine quantization.
+/// What is particular to a layer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Quantization {
-    /// Weights that share a scale and a bias.
-    pub group_size: usize,
-    /// Bits of a weight.
-    pub bits: usize,
+pub struct LayerConfig {
+    /// How many positions its attention sees; `None` is all.
+    pub window: Option<usize>,
+    /// Its experts, if it has any in place of one MLP.
+    pub experts: Option<ExpertsConfig>,
+}
+
+/// The experts of a layer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ExpertsConfig {
+    /// How many there are.
+    pub count: usize,
+    /// How many a token is sent to.
+    pub top_k: usize,
+    /// Whether the chosen ones' weights are made to add up to 1.
+    pub renormalize: bool,
+    /// Width of an expert's MLP.
+    pub intermediate_size: usize,
 }
 
 /// A configuration this program cannot run.
@@ -63,7 +137,7 @@ pub enum ConfigError {
     #[error("the model's config.json cannot be read: {0}")]
     Invalid(String),
     /// A family nobody taught this program.
-    #[error("models of type \"{0}\" are not supported; supported are: {list}", list = FAMILIES.join(", "))]
+    #[error("models of type \"{0}\" are not supported; supported are: {list}", list = families())]
     UnknownFamily(String),
     /// A feature of a known family that is not there.
     #[error("the model's {key} is {value}, which is not supported; supported is {supported}")]
@@ -98,7 +172,21 @@ struct File {
     #[serde(default)]
     attention_bias: bool,
     #[serde(default)]
+    mlp_bias: bool,
+    #[serde(default)]
     use_sliding_window: bool,
+    sliding_window: Option<usize>,
+    layer_types: Option<Vec<String>>,
+    #[serde(default)]
+    num_experts: usize,
+    #[serde(default)]
+    num_experts_per_tok: usize,
+    #[serde(default)]
+    norm_topk_prob: bool,
+    moe_intermediate_size: Option<usize>,
+    decoder_sparse_step: Option<usize>,
+    #[serde(default)]
+    mlp_only_layers: Vec<usize>,
     hidden_act: Option<String>,
     quantization: Option<Map<String, Value>>,
     quantization_config: Option<Map<String, Value>>,
@@ -117,20 +205,21 @@ impl DecoderConfig {
     fn parse(text: &str) -> Result<Self, ConfigError> {
         let invalid = |error: serde_json::Error| ConfigError::Invalid(error.to_string());
         let value: Value = serde_json::from_str(text).map_err(invalid)?;
-        let family = match value.get("model_type").and_then(Value::as_str) {
-            Some(family) if FAMILIES.contains(&family) => family.to_owned(),
-            Some(other) => return Err(ConfigError::UnknownFamily(other.to_owned())),
-            None => return Err(ConfigError::Invalid("it has no model_type".to_owned())),
+        let Some(name) = value.get("model_type").and_then(Value::as_str) else {
+            return Err(ConfigError::Invalid("it has no model_type".to_owned()));
+        };
+        let Some(&(name, family)) = FAMILIES.iter().find(|(known, _)| *known == name) else {
+            return Err(ConfigError::UnknownFamily(name.to_owned()));
         };
         let file: File = serde_json::from_value(value).map_err(invalid)?;
-        file.check()?;
+        file.check(family)?;
         let config = Self {
             rope_theta: file.rope_theta()?,
-            quantization: file.quantization()?,
-            family,
+            quantizations: file.quantizations()?,
+            layers: file.layers(family)?,
+            family: name.to_owned(),
             hidden_size: file.hidden_size,
             intermediate_size: file.intermediate_size,
-            layers: file.num_hidden_layers,
             heads: file.num_attention_heads,
             kv_heads: file.num_key_value_heads.unwrap_or(file.num_attention_heads),
             head_dim: file
@@ -139,7 +228,7 @@ impl DecoderConfig {
             vocabulary_size: file.vocab_size,
             context_length: file.max_position_embeddings,
             norm_eps: file.rms_norm_eps,
-            qk_norm: true,
+            qk_norm: family.qk_norm,
             tied_embeddings: file.tie_word_embeddings,
         };
         config.check()?;
@@ -151,7 +240,7 @@ impl DecoderConfig {
         let positive = [
             ("hidden_size", self.hidden_size),
             ("intermediate_size", self.intermediate_size),
-            ("num_hidden_layers", self.layers),
+            ("num_hidden_layers", self.layers.len()),
             ("num_attention_heads", self.heads),
             ("num_key_value_heads", self.kv_heads),
             ("head_dim", self.head_dim),
@@ -179,7 +268,7 @@ impl DecoderConfig {
 
 impl File {
     /// Refuses features that would silently change what the model computes.
-    fn check(&self) -> Result<(), ConfigError> {
+    fn check(&self, family: Family) -> Result<(), ConfigError> {
         let unsupported = |key, value: &dyn ToString, supported| {
             Err(ConfigError::Unsupported {
                 key,
@@ -190,7 +279,10 @@ impl File {
         if self.attention_bias {
             return unsupported("attention_bias", &true, "false");
         }
-        if self.use_sliding_window {
+        if self.mlp_bias {
+            return unsupported("mlp_bias", &true, "false");
+        }
+        if self.use_sliding_window && family.windows == Windows::None {
             return unsupported("use_sliding_window", &true, "false");
         }
         match self.hidden_act.as_deref() {
@@ -222,44 +314,83 @@ impl File {
         }
     }
 
-    fn quantization(&self) -> Result<Option<Quantization>, ConfigError> {
-        let Some(written) = self
+    fn quantizations(&self) -> Result<Quantizations, ConfigError> {
+        let written = self
             .quantization
             .as_ref()
-            .or(self.quantization_config.as_ref())
-        else {
-            return Ok(None);
+            .or(self.quantization_config.as_ref());
+        written.map_or(Ok(Quantizations::default()), Quantizations::parse)
+    }
+
+    fn layers(&self, family: Family) -> Result<Vec<LayerConfig>, ConfigError> {
+        let experts = match family.experts && self.num_experts > 0 {
+            true => Some(self.experts()?),
+            false => None,
         };
-        let unsupported = |value: String| ConfigError::Unsupported {
-            key: "quantization",
-            value,
-            supported: "MLX's affine one, of 4 or 8 bits in groups of 32, 64 or 128",
-        };
-        if let Some(mode) = written.get("mode").and_then(Value::as_str)
-            && mode != "affine"
-        {
-            return Err(unsupported(mode.to_owned()));
-        }
-        // Other makers' quantizations share the key but not MLX's two fields.
-        let field = |key| written.get(key).and_then(Value::as_u64);
-        let (Some(group_size), Some(bits)) = (field("group_size"), field("bits")) else {
-            let method = written.get("quant_method").and_then(Value::as_str);
-            return Err(unsupported(
-                method.unwrap_or("of an unknown kind").to_owned(),
-            ));
-        };
-        if !matches!(bits, 4 | 8) || !matches!(group_size, 32 | 64 | 128) {
-            return Err(unsupported(format!(
-                "{bits} bits in groups of {group_size}"
+        let step = self.decoder_sparse_step.unwrap_or(1).max(1);
+        (0..self.num_hidden_layers)
+            .map(|layer| {
+                let sparse =
+                    !self.mlp_only_layers.contains(&layer) && (layer + 1).is_multiple_of(step);
+                Ok(LayerConfig {
+                    window: self.window(family, layer)?,
+                    experts: experts.filter(|_| sparse),
+                })
+            })
+            .collect()
+    }
+
+    fn experts(&self) -> Result<ExpertsConfig, ConfigError> {
+        let top_k = self.num_experts_per_tok;
+        if top_k == 0 || top_k > self.num_experts {
+            return Err(ConfigError::Invalid(format!(
+                "num_experts_per_tok is {top_k} of {} experts",
+                self.num_experts
             )));
         }
-        if let Some((layer, _)) = written.iter().find(|(_, value)| value.is_object()) {
-            return Err(unsupported(format!("of its own kind for {layer}")));
+        match self.moe_intermediate_size {
+            Some(intermediate_size) if intermediate_size > 0 => Ok(ExpertsConfig {
+                count: self.num_experts,
+                top_k,
+                renormalize: self.norm_topk_prob,
+                intermediate_size,
+            }),
+            _ => Err(ConfigError::Invalid(
+                "it has no moe_intermediate_size".to_owned(),
+            )),
         }
-        Ok(Some(Quantization {
-            group_size: group_size as usize,
-            bits: bits as usize,
-        }))
+    }
+
+    /// The window of a layer.
+    fn window(&self, family: Family, layer: usize) -> Result<Option<usize>, ConfigError> {
+        let slides = match (family.windows, &self.layer_types) {
+            (Windows::None, _) | (Windows::ByType, None) => false,
+            (Windows::All, None) => self.sliding_window.is_some(),
+            (_, Some(types)) => match types.get(layer).map(String::as_str) {
+                Some("sliding_attention") => true,
+                Some("full_attention") => false,
+                Some(other) => {
+                    return Err(ConfigError::Unsupported {
+                        key: "layer type",
+                        value: other.to_owned(),
+                        supported: "full_attention, sliding_attention",
+                    });
+                }
+                None => {
+                    return Err(ConfigError::Invalid(format!(
+                        "layer_types says nothing of layer {layer}"
+                    )));
+                }
+            },
+        };
+        match self.sliding_window {
+            _ if !slides => Ok(None),
+            Some(window) if window > 0 => Ok(Some(window)),
+            other => Err(ConfigError::Invalid(format!(
+                "sliding_window is {}",
+                other.map_or("missing".to_owned(), |window| window.to_string())
+            ))),
+        }
     }
 }
 

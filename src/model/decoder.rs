@@ -1,21 +1,23 @@
 //! The decoder, written once over [`Backend`]: embedding, layers of attention
 //! and MLP over a ragged batch, final norm, output projection.
 //!
-//! Knows nothing of requests, of sampling, or of where a batch comes from.
+//! Knows nothing of requests, of why a token is drawn as it is, or of where a
+//! batch comes from.
 
 use std::collections::BTreeMap;
+use std::rc::Rc;
 
 use super::config::DecoderConfig;
 use super::files::ModelFiles;
+use super::layer::{Layer, Loader};
 use super::rope::inverse_frequencies;
 use super::weights::Weights;
-use super::{Input, Logits, Model, ModelError, ModelInfo, SequenceId};
-use crate::backend::{Backend, Span};
+use super::{Input, Logits, Model, ModelError, ModelInfo, SequenceId, Step, Tokens};
+use crate::backend::{Backend, Draw, MemoryUse, Span, TokenSource};
 use crate::progress::Progress;
 
 /// A model on a backend, with the sequences it is working on.
 pub(super) struct Decoder<B: Backend> {
-    backend: B,
     config: DecoderConfig,
     info: ModelInfo,
     embedding: B::Matrix,
@@ -26,26 +28,35 @@ pub(super) struct Decoder<B: Backend> {
     inv_freq: Vec<f32>,
     sequences: BTreeMap<SequenceId, Sequence<B>>,
     next_sequence: u64,
+    /// Shared with the steps that are not over. The last field: everything it
+    /// made is gone when it goes.
+    backend: Rc<B>,
 }
 
 /// One sequence: how many tokens it has, and their keys and values by layer.
 struct Sequence<B: Backend> {
     len: usize,
     kv: Vec<B::Kv>,
+    /// What its last step drew, if it drew: a place among that step's tokens.
+    drawn: Option<(Rc<B::Tokens>, usize)>,
 }
 
-struct Layer<B: Backend> {
-    input_norm: B::Tensor,
-    q: B::Matrix,
-    k: B::Matrix,
-    v: B::Matrix,
-    o: B::Matrix,
-    /// Norms of queries and keys by head, where the family has them.
-    qk_norm: Option<(B::Tensor, B::Tensor)>,
-    post_norm: B::Tensor,
-    gate: B::Matrix,
-    up: B::Matrix,
-    down: B::Matrix,
+/// What a step gives.
+struct Evaluation<B: Backend> {
+    backend: Rc<B>,
+    vocabulary_size: usize,
+    output: Output<B>,
+}
+
+enum Output<B: Backend> {
+    /// One row and one token for each input that asked for one.
+    Rows {
+        /// `[n, vocabulary]`.
+        logits: B::Tensor,
+        tokens: Rc<B::Tokens>,
+    },
+    /// No input asked: the hidden states `[T, hidden]`, to wait for.
+    Hidden(B::Tensor),
 }
 
 impl<B: Backend> Decoder<B> {
@@ -57,28 +68,29 @@ impl<B: Backend> Decoder<B> {
     ) -> Result<Self, ModelError> {
         let weights = Weights::open(files)?;
         progress.begin(weights.total_bytes(), weights.files());
-        let matrix = |prefix: &str, rows, columns| {
-            let stored = weights.matrix(prefix, rows, columns, config.quantization)?;
-            Ok::<_, ModelError>(backend.matrix(stored)?)
+        let loader = Loader {
+            backend: &backend,
+            weights: &weights,
+            config: &config,
         };
         let (hidden, vocabulary) = (config.hidden_size, config.vocabulary_size);
-        let embedding = matrix("model.embed_tokens", vocabulary, hidden)?;
-        let mut layers = Vec::with_capacity(config.layers);
-        for index in 0..config.layers {
-            layers.push(Layer::load(&backend, &config, &weights, index)?);
+        let embedding = loader.matrix("model.embed_tokens", vocabulary, hidden)?;
+        let mut layers = Vec::with_capacity(config.layers.len());
+        for (index, layer) in config.layers.iter().enumerate() {
+            layers.push(Layer::load(&loader, index, layer)?);
             progress.advance("", weights.take_loaded());
         }
         let output = match config.tied_embeddings {
             true => None,
-            false => Some(matrix("lm_head", vocabulary, hidden)?),
+            false => Some(loader.matrix("lm_head", vocabulary, hidden)?),
         };
-        let norm = backend.parameter(&weights.parameter("model.norm.weight", &[hidden])?)?;
+        let norm = loader.norm("model.norm.weight", hidden)?;
         progress.advance("", weights.take_loaded());
         progress.done();
+        backend.loaded()?;
         Ok(Self {
-            info: info(&backend, &config),
+            info: info(&backend, &config, &norm),
             inv_freq: inverse_frequencies(config.rope_theta, config.head_dim),
-            backend,
             config,
             embedding,
             layers,
@@ -86,6 +98,7 @@ impl<B: Backend> Decoder<B> {
             output,
             sequences: BTreeMap::new(),
             next_sequence: 0,
+            backend: Rc::new(backend),
         })
     }
 
@@ -94,43 +107,65 @@ impl<B: Backend> Decoder<B> {
         let refused = |reason: String| Err(ModelError::Input(reason));
         for (index, input) in batch.iter().enumerate() {
             let id = input.sequence;
-            if !self.sequences.contains_key(&id) {
+            let Some(sequence) = self.sequences.get(&id) else {
                 return refused(format!("there is no sequence {}", id.0));
-            }
+            };
             if batch[..index].iter().any(|other| other.sequence == id) {
                 return refused(format!("sequence {} is twice in a step", id.0));
             }
-            if input.tokens.is_empty() {
-                return refused(format!("sequence {} has no tokens in the step", id.0));
-            }
-            if let Some(token) = input
-                .tokens
-                .iter()
-                .find(|&&token| token as usize >= self.config.vocabulary_size)
-            {
-                return refused(format!("the model has no token {token}"));
+            match input.tokens {
+                Tokens::Drawn if sequence.drawn.is_none() => {
+                    return refused(format!("no token was drawn for sequence {}", id.0));
+                }
+                Tokens::Given([]) => {
+                    return refused(format!("sequence {} has no tokens in the step", id.0));
+                }
+                Tokens::Drawn => {}
+                Tokens::Given(tokens) => {
+                    let unknown = |&&token: &&u32| token as usize >= self.config.vocabulary_size;
+                    if let Some(token) = tokens.iter().find(unknown) {
+                        return refused(format!("the model has no token {token}"));
+                    }
+                }
             }
         }
         Ok(())
     }
 
+    /// The step's token ids, on the device.
+    fn tokens(
+        &self,
+        batch: &[Input<'_>],
+        sequences: &[Sequence<B>],
+    ) -> Result<B::Tokens, ModelError> {
+        let sources: Vec<_> = batch
+            .iter()
+            .zip(sequences)
+            .filter_map(|(input, sequence)| match input.tokens {
+                Tokens::Given(tokens) => Some(TokenSource::Given(tokens)),
+                // `check` has seen that something was drawn.
+                Tokens::Drawn => {
+                    let (tokens, place) = sequence.drawn.as_ref()?;
+                    Some(TokenSource::Drawn(tokens.as_ref(), *place))
+                }
+            })
+            .collect();
+        Ok(self.backend.tokens(&sources)?)
+    }
+
     /// The hidden states `[T, hidden]` after the last layer; the sequences'
     /// keys and values are appended.
     fn hidden_states(
-        &mut self,
+        &self,
         batch: &[Input<'_>],
         sequences: &mut [Sequence<B>],
     ) -> Result<B::Tensor, ModelError> {
-        let tokens: Vec<u32> = batch
-            .iter()
-            .flat_map(|input| input.tokens)
-            .copied()
-            .collect();
+        let tokens = self.tokens(batch, sequences)?;
         let positions: Vec<u32> = batch
             .iter()
             .zip(sequences.iter())
             .flat_map(|(input, sequence)| {
-                (sequence.len..sequence.len + input.tokens.len()).map(|position| position as u32)
+                (sequence.len..sequence.len + input.tokens.count()).map(|position| position as u32)
             })
             .collect();
         let rotation = self.backend.rotation(&positions, &self.inv_freq)?;
@@ -140,41 +175,42 @@ impl<B: Backend> Decoder<B> {
                 .iter()
                 .zip(sequences.iter_mut())
                 .map(|(input, sequence)| Span {
-                    tokens: input.tokens.len(),
+                    tokens: input.tokens.count(),
                     kv: &mut sequence.kv[index],
                 })
                 .collect();
             x = layer.forward(&self.backend, &self.config, &x, &rotation, &mut spans)?;
         }
         for (input, sequence) in batch.iter().zip(sequences) {
-            sequence.len += input.tokens.len();
+            sequence.len += input.tokens.count();
+            sequence.drawn = None;
         }
         Ok(x)
     }
 
-    /// Logits after the last token of each input that asks for them.
-    fn logits(&self, batch: &[Input<'_>], x: &B::Tensor) -> Result<Logits, ModelError> {
+    /// Logits and tokens after the last token of each input that asks.
+    fn output(&self, batch: &[Input<'_>], x: B::Tensor) -> Result<Output<B>, ModelError> {
         let mut end = 0;
-        let rows: Vec<u32> = batch
+        let (rows, draws): (Vec<u32>, Vec<Draw>) = batch
             .iter()
             .filter_map(|input| {
-                end += input.tokens.len();
-                input.logits.then_some(end as u32 - 1)
+                end += input.tokens.count();
+                Some((end as u32 - 1, input.draw?))
             })
-            .collect();
-        let values = if rows.is_empty() {
-            Vec::new()
-        } else {
-            let x = self.backend.select_rows(x, &rows)?;
-            let x = self
-                .backend
-                .rms_norm(&x, &self.norm, self.config.norm_eps)?;
-            let output = self.output.as_ref().unwrap_or(&self.embedding);
-            self.backend.read(&self.backend.project(&x, output)?)?
-        };
-        Ok(Logits {
-            values,
-            vocabulary_size: self.config.vocabulary_size,
+            .unzip();
+        if rows.is_empty() {
+            return Ok(Output::Hidden(x));
+        }
+        let x = self.backend.select_rows(&x, &rows)?;
+        let x = self
+            .backend
+            .rms_norm(&x, &self.norm, self.config.norm_eps)?;
+        let output = self.output.as_ref().unwrap_or(&self.embedding);
+        let logits = self.backend.project(&x, output)?;
+        let tokens = self.backend.sample(&logits, &draws)?;
+        Ok(Output::Rows {
+            logits,
+            tokens: Rc::new(tokens),
         })
     }
 }
@@ -184,13 +220,25 @@ impl<B: Backend> Model for Decoder<B> {
         &self.info
     }
 
+    fn memory(&self) -> Option<MemoryUse> {
+        self.backend.memory()
+    }
+
     fn open(&mut self) -> Result<SequenceId, ModelError> {
-        let kv = (0..self.config.layers)
-            .map(|_| self.backend.kv(self.config.kv_heads, self.config.head_dim))
+        let (kv_heads, head_dim) = (self.config.kv_heads, self.config.head_dim);
+        let kv = self
+            .layers
+            .iter()
+            .map(|_| self.backend.kv(kv_heads, head_dim))
             .collect::<Result<_, _>>()?;
         let id = SequenceId(self.next_sequence);
         self.next_sequence += 1;
-        self.sequences.insert(id, Sequence { len: 0, kv });
+        let sequence = Sequence {
+            len: 0,
+            kv,
+            drawn: None,
+        };
+        self.sequences.insert(id, sequence);
         Ok(id)
     }
 
@@ -198,7 +246,7 @@ impl<B: Backend> Model for Decoder<B> {
         self.sequences.remove(&sequence);
     }
 
-    fn forward(&mut self, batch: &[Input<'_>]) -> Result<Logits, ModelError> {
+    fn submit(&mut self, batch: &[Input<'_>]) -> Result<Box<dyn Step>, ModelError> {
         self.check(batch)?;
         // Taken out while they are worked on, so that an error cannot leave
         // half-extended ones behind; `check` has seen that each is there.
@@ -206,109 +254,75 @@ impl<B: Backend> Model for Decoder<B> {
             .iter()
             .filter_map(|input| self.sequences.remove(&input.sequence))
             .collect();
-        let x = self.hidden_states(batch, &mut sequences)?;
-        let logits = self.logits(batch, &x)?;
+        let hidden = self.hidden_states(batch, &mut sequences)?;
+        let output = self.output(batch, hidden)?;
+        match &output {
+            Output::Hidden(hidden) => self.backend.start(&[hidden], &[])?,
+            Output::Rows { logits, tokens } => {
+                self.backend.start(&[logits], &[tokens])?;
+                let drawing = batch.iter().zip(&mut sequences);
+                let drawing = drawing.filter(|(input, _)| input.draw.is_some());
+                for (place, (_, sequence)) in drawing.enumerate() {
+                    sequence.drawn = Some((Rc::clone(tokens), place));
+                }
+            }
+        }
         self.sequences
             .extend(batch.iter().map(|input| input.sequence).zip(sequences));
-        Ok(logits)
+        Ok(Box::new(Evaluation {
+            backend: Rc::clone(&self.backend),
+            vocabulary_size: self.config.vocabulary_size,
+            output,
+        }))
     }
 }
 
-impl<B: Backend> Layer<B> {
-    fn load(
-        backend: &B,
-        config: &DecoderConfig,
-        weights: &Weights,
-        index: usize,
-    ) -> Result<Self, ModelError> {
-        let name = |part: &str| format!("model.layers.{index}.{part}");
-        let norm = |part: &str, size| {
-            let stored = weights.parameter(&name(part), &[size])?;
-            Ok::<_, ModelError>(backend.parameter(&stored)?)
+impl<B: Backend> Step for Evaluation<B> {
+    fn wait(&self) -> Result<(), ModelError> {
+        let (Output::Rows { logits: last, .. } | Output::Hidden(last)) = &self.output;
+        Ok(self.backend.wait(last)?)
+    }
+
+    fn tokens(&self) -> Result<Vec<u32>, ModelError> {
+        match &self.output {
+            Output::Rows { tokens, .. } => Ok(self.backend.read_tokens(tokens)?),
+            Output::Hidden(_) => Ok(Vec::new()),
+        }
+    }
+
+    fn logits(&self) -> Result<Logits, ModelError> {
+        let values = match &self.output {
+            Output::Rows { logits, .. } => self.backend.read(logits)?,
+            Output::Hidden(_) => Vec::new(),
         };
-        let matrix = |part: &str, rows, columns| {
-            let stored = weights.matrix(&name(part), rows, columns, config.quantization)?;
-            Ok::<_, ModelError>(backend.matrix(stored)?)
-        };
-        let (hidden, intermediate) = (config.hidden_size, config.intermediate_size);
-        let queries = config.heads * config.head_dim;
-        let keys = config.kv_heads * config.head_dim;
-        let qk_norm = match config.qk_norm {
-            false => None,
-            true => Some((
-                norm("self_attn.q_norm.weight", config.head_dim)?,
-                norm("self_attn.k_norm.weight", config.head_dim)?,
-            )),
-        };
-        Ok(Self {
-            input_norm: norm("input_layernorm.weight", hidden)?,
-            q: matrix("self_attn.q_proj", queries, hidden)?,
-            k: matrix("self_attn.k_proj", keys, hidden)?,
-            v: matrix("self_attn.v_proj", keys, hidden)?,
-            o: matrix("self_attn.o_proj", hidden, queries)?,
-            qk_norm,
-            post_norm: norm("post_attention_layernorm.weight", hidden)?,
-            gate: matrix("mlp.gate_proj", intermediate, hidden)?,
-            up: matrix("mlp.up_proj", intermediate, hidden)?,
-            down: matrix("mlp.down_proj", hidden, intermediate)?,
+        Ok(Logits {
+            values,
+            vocabulary_size: self.vocabulary_size,
         })
     }
-
-    fn forward(
-        &self,
-        backend: &B,
-        config: &DecoderConfig,
-        x: &B::Tensor,
-        rotation: &B::Rotation,
-        spans: &mut [Span<'_, B::Kv>],
-    ) -> Result<B::Tensor, ModelError> {
-        let normed = backend.rms_norm(x, &self.input_norm, config.norm_eps)?;
-        let attended = self.attention(backend, config, &normed, rotation, spans)?;
-        let x = backend.add(x, &attended)?;
-        let normed = backend.rms_norm(&x, &self.post_norm, config.norm_eps)?;
-        let gate = backend.project(&normed, &self.gate)?;
-        let up = backend.project(&normed, &self.up)?;
-        let inner = backend.swiglu(&gate, &up)?;
-        Ok(backend.add(&x, &backend.project(&inner, &self.down)?)?)
-    }
-
-    fn attention(
-        &self,
-        backend: &B,
-        config: &DecoderConfig,
-        x: &B::Tensor,
-        rotation: &B::Rotation,
-        spans: &mut [Span<'_, B::Kv>],
-    ) -> Result<B::Tensor, ModelError> {
-        let heads = |matrix, count| backend.split_heads(&backend.project(x, matrix)?, count);
-        let mut q = heads(&self.q, config.heads)?;
-        let mut k = heads(&self.k, config.kv_heads)?;
-        let v = heads(&self.v, config.kv_heads)?;
-        if let Some((q_norm, k_norm)) = &self.qk_norm {
-            q = backend.rms_norm(&q, q_norm, config.norm_eps)?;
-            k = backend.rms_norm(&k, k_norm, config.norm_eps)?;
-        }
-        let q = backend.rotate(&q, rotation)?;
-        let k = backend.rotate(&k, rotation)?;
-        let scale = (config.head_dim as f32).powf(-0.5);
-        let attended = backend.attention(&q, &k, &v, spans, scale)?;
-        Ok(backend.project(&attended, &self.o)?)
-    }
 }
 
-fn info<B: Backend>(backend: &B, config: &DecoderConfig) -> ModelInfo {
-    let attention = config.hidden_size * config.head_dim * 2 * (config.heads + config.kv_heads);
-    let mlp = 3 * config.hidden_size * config.intermediate_size;
-    let norms = 2 * config.hidden_size
-        + if config.qk_norm {
-            2 * config.head_dim
-        } else {
-            0
-        };
+fn info<B: Backend>(backend: &B, config: &DecoderConfig, activation: &B::Tensor) -> ModelInfo {
+    let hidden = config.hidden_size;
+    let attention = hidden * config.head_dim * 2 * (config.heads + config.kv_heads);
+    let qk_norms = if config.qk_norm {
+        2 * config.head_dim
+    } else {
+        0
+    };
+    let layers: usize = config
+        .layers
+        .iter()
+        .map(|layer| {
+            let mlp = match &layer.experts {
+                None => 3 * hidden * config.intermediate_size,
+                Some(experts) => experts.count * hidden * (3 * experts.intermediate_size + 1),
+            };
+            attention + mlp + 2 * hidden + qk_norms
+        })
+        .sum();
     let tables = if config.tied_embeddings { 1 } else { 2 };
-    let parameters = config.layers * (attention + mlp + norms)
-        + tables * config.vocabulary_size * config.hidden_size
-        + config.hidden_size;
+    let parameters = layers + tables * config.vocabulary_size * hidden + hidden;
     ModelInfo {
         family: config.family.clone(),
         backend: backend.describe(),
@@ -316,9 +330,10 @@ fn info<B: Backend>(backend: &B, config: &DecoderConfig) -> ModelInfo {
         vocabulary_size: config.vocabulary_size,
         context_length: config.context_length,
         kv_bytes_per_token: 2
-            * config.layers
+            * config.layers.len()
             * config.kv_heads
             * config.head_dim
-            * backend.kv_element_size(),
+            * backend.element_size(activation),
+        overlaps: B::OVERLAPS,
     }
 }

@@ -4,15 +4,18 @@
 mod config;
 mod decoder;
 mod files;
+mod layer;
+mod quantization;
 mod rope;
 mod tokenizer;
 mod weights;
 
+pub use crate::backend::Draw;
 pub use config::{ConfigError, DecoderConfig, end_of_sequence_ids};
 pub use files::{FilesError, ModelFiles};
 pub use tokenizer::{Tokenizer, TokenizerError};
 
-use crate::backend::{self, BackendChoice, BackendError, Started};
+use crate::backend::{self, Backend, BackendChoice, BackendError, MemoryUse, WithBackend};
 use crate::progress::Progress;
 use decoder::Decoder;
 
@@ -30,17 +33,44 @@ pub trait Model {
     /// Ends a sequence and frees its KV cache. An unknown one is ignored.
     fn close(&mut self, sequence: SequenceId);
 
-    /// Evaluates the next tokens of several sequences in one step, prefill
-    /// and decode alike, and appends them to their KV caches. Returns a row
-    /// of logits for each input that asks for them, in the order of `batch`.
+    /// The memory the backend holds, where it counts it.
+    fn memory(&self) -> Option<MemoryUse>;
+
+    /// Sets off a step: the next tokens of several sequences at once, prefill
+    /// and decode alike, which are appended to their KV caches. Where
+    /// [`ModelInfo::overlaps`], it returns before they are evaluated.
     ///
-    /// A sequence may occur once in a step. After an error the sequences of
-    /// the step are in no known state and have to be closed.
+    /// A sequence may occur once in a step. After an error here or in the
+    /// step, the sequences of the step are in no known state and have to be
+    /// closed.
     ///
     /// # Errors
     /// If a sequence or a token is unknown, an input is empty, or the backend
     /// fails.
-    fn forward(&mut self, batch: &[Input<'_>]) -> Result<Logits, ModelError>;
+    fn submit(&mut self, batch: &[Input<'_>]) -> Result<Box<dyn Step>, ModelError>;
+}
+
+/// A step that was set off. Dropping it forgets its results; its sequences
+/// have their tokens all the same.
+pub trait Step {
+    /// Waits until it is evaluated.
+    ///
+    /// # Errors
+    /// If the backend failed.
+    fn wait(&self) -> Result<(), ModelError>;
+
+    /// The tokens drawn, one for each input that asked, in the order of the
+    /// batch. Waits for them.
+    ///
+    /// # Errors
+    /// If the backend failed or the logits are not numbers.
+    fn tokens(&self) -> Result<Vec<u32>, ModelError>;
+
+    /// The logits they were drawn from, in the same order. Waits for them.
+    ///
+    /// # Errors
+    /// If the backend failed.
+    fn logits(&self) -> Result<Logits, ModelError>;
 }
 
 /// A handle to a sequence of a [`Model`].
@@ -52,13 +82,33 @@ pub struct SequenceId(u64);
 pub struct Input<'a> {
     /// The sequence.
     pub sequence: SequenceId,
-    /// Its next tokens, at least one.
-    pub tokens: &'a [u32],
-    /// Whether the logits after the last of them are wanted.
-    pub logits: bool,
+    /// Its next tokens.
+    pub tokens: Tokens<'a>,
+    /// How the token after the last of them is drawn, if one is wanted.
+    pub draw: Option<Draw>,
 }
 
-/// Rows of logits, one for each input of a step that asked.
+/// The next tokens of a sequence.
+#[derive(Debug, Clone, Copy)]
+pub enum Tokens<'a> {
+    /// These, at least one.
+    Given(&'a [u32]),
+    /// The one that the sequence's last step drew, which need not be known
+    /// yet.
+    Drawn,
+}
+
+impl Tokens<'_> {
+    /// How many there are.
+    fn count(&self) -> usize {
+        match self {
+            Self::Given(tokens) => tokens.len(),
+            Self::Drawn => 1,
+        }
+    }
+}
+
+/// Rows of logits, one for each input of a step that asked for a token.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Logits {
     values: Vec<f32>,
@@ -87,6 +137,8 @@ pub struct ModelInfo {
     pub context_length: usize,
     /// Bytes of KV cache a token takes.
     pub kv_bytes_per_token: usize,
+    /// Whether steps are evaluated in the background.
+    pub overlaps: bool,
 }
 
 /// A model that does not load or fails at work.
@@ -121,9 +173,28 @@ pub fn load(
     progress: &dyn Progress,
 ) -> Result<Box<dyn Model>, ModelError> {
     let config = DecoderConfig::load(files)?;
-    Ok(match backend::start(backend)? {
-        Started::Candle(candle) => Box::new(Decoder::load(candle, config, files, progress)?),
-    })
+    let work = Load {
+        config,
+        files,
+        progress,
+    };
+    backend::start(backend, work)?
+}
+
+/// What remains to be done once a backend has started.
+struct Load<'a> {
+    config: DecoderConfig,
+    files: &'a ModelFiles,
+    progress: &'a dyn Progress,
+}
+
+impl WithBackend for Load<'_> {
+    type Output = Result<Box<dyn Model>, ModelError>;
+
+    fn with<B: Backend>(self, backend: B) -> Self::Output {
+        let decoder = Decoder::load(backend, self.config, self.files, self.progress)?;
+        Ok(Box::new(decoder))
+    }
 }
 
 #[cfg(test)]

@@ -8,8 +8,8 @@ use safetensors::SafeTensors;
 use serde_json::Value;
 
 use super::ModelError;
-use super::config::Quantization;
 use super::files::ModelFiles;
+use super::quantization::{Quantization, Quantizations};
 use crate::backend::{Dtype, MatrixWeights, RawTensor};
 
 /// The file that says which tensor is in which shard.
@@ -132,49 +132,67 @@ impl Weights {
     /// The floating-point tensor `name` of the shape `shape`.
     pub(super) fn parameter(&self, name: &str, shape: &[usize]) -> Result<RawTensor, ModelError> {
         let tensor = self.tensor(name, shape)?;
-        if tensor.dtype == Dtype::U32 {
+        if !tensor.dtype.is_float() {
             return Err(damaged(format!("{name} holds integers instead of numbers")));
         }
         Ok(tensor)
     }
 
-    /// The matrix `[rows, columns]` named `prefix`: quantized if its scales
-    /// are there, as mlx-lm decides it too.
+    /// The matrix named `prefix`: `shape` is `[out, in]`, or `[experts, out,
+    /// in]`. It is quantized if its scales are there, as mlx-lm decides it
+    /// too.
     pub(super) fn matrix(
         &self,
         prefix: &str,
-        rows: usize,
-        columns: usize,
-        quantization: Option<Quantization>,
+        shape: &[usize],
+        quantizations: &Quantizations,
     ) -> Result<MatrixWeights, ModelError> {
         let name = |part: &str| format!("{prefix}.{part}");
         if !self.has(&name("scales")) {
-            return Ok(MatrixWeights::Dense(
-                self.parameter(&name("weight"), &[rows, columns])?,
-            ));
+            let weight = self.parameter(&name("weight"), shape)?;
+            return Ok(MatrixWeights::Dense(weight));
         }
-        let Quantization { group_size, bits } = quantization.ok_or_else(|| {
+        let format = quantizations.of(prefix).ok_or_else(|| {
             damaged(format!(
                 "{prefix} is quantized but config.json does not say how"
             ))
         })?;
+        let (&columns, rows) = shape.split_last().unwrap_or((&0, &[]));
+        let group_size = format.group_size();
         if !columns.is_multiple_of(group_size) {
             return Err(damaged(format!(
                 "{prefix} has {columns} columns, which groups of {group_size} do not fill"
             )));
         }
-        let packed = self.tensor(&name("weight"), &[rows, columns * bits / 32])?;
-        if packed.dtype != Dtype::U32 {
-            return Err(damaged(format!("{prefix}.weight is not packed as U32")));
-        }
-        let groups = [rows, columns / group_size];
-        Ok(MatrixWeights::Affine {
-            packed,
-            scales: self.parameter(&name("scales"), &groups)?,
-            biases: self.parameter(&name("biases"), &groups)?,
-            group_size,
-            bits,
+        let of_row = |length: usize| [rows, &[length]].concat();
+        let words = columns * format.bits() / 32;
+        let packed = self.typed(&name("weight"), &of_row(words), Dtype::U32)?;
+        let groups = of_row(columns / group_size);
+        Ok(match format {
+            Quantization::Affine { group_size, bits } => MatrixWeights::Affine {
+                packed,
+                scales: self.parameter(&name("scales"), &groups)?,
+                biases: self.parameter(&name("biases"), &groups)?,
+                group_size,
+                bits,
+            },
+            Quantization::Mxfp4 => MatrixWeights::Mxfp4 {
+                packed,
+                scales: self.typed(&name("scales"), &groups, Dtype::U8)?,
+            },
         })
+    }
+
+    /// The tensor `name` of the shape `shape` with elements of `dtype`.
+    fn typed(&self, name: &str, shape: &[usize], dtype: Dtype) -> Result<RawTensor, ModelError> {
+        let tensor = self.tensor(name, shape)?;
+        if tensor.dtype != dtype {
+            return Err(damaged(format!(
+                "{name} has elements of type {:?} instead of {dtype:?}",
+                tensor.dtype
+            )));
+        }
+        Ok(tensor)
     }
 }
 
@@ -218,6 +236,7 @@ fn dtype(stored: safetensors::Dtype) -> Result<Dtype, String> {
         safetensors::Dtype::F16 => Ok(Dtype::F16),
         safetensors::Dtype::BF16 => Ok(Dtype::Bf16),
         safetensors::Dtype::U32 => Ok(Dtype::U32),
+        safetensors::Dtype::U8 => Ok(Dtype::U8),
         other => Err(format!("elements of type {other:?} are not supported")),
     }
 }

@@ -3,7 +3,7 @@
 use candle_core::{D, Result, Tensor};
 use candle_nn::attention::flash_attn_varlen_cpu;
 
-use super::super::Span;
+use crate::backend::{AttentionSettings, Span};
 
 /// Rows the buffers grow by: a few steps of decoding between two copies, and
 /// little memory taken in advance.
@@ -76,14 +76,14 @@ pub(super) fn ragged(
     k: &Tensor,
     v: &Tensor,
     spans: &mut [Span<'_, Kv>],
-    scale: f32,
+    settings: &AttentionSettings<'_, Tensor>,
 ) -> Result<Tensor> {
     let mut outputs = Vec::with_capacity(spans.len());
     let mut start = 0;
     for span in spans {
         let rows = |x: &Tensor| x.narrow(0, start, span.tokens);
         let (keys, values) = span.kv.append(&rows(k)?, &rows(v)?)?;
-        outputs.push(one_sequence(&rows(q)?, &keys, &values, scale)?);
+        outputs.push(one_sequence(&rows(q)?, &keys, &values, settings)?);
         start += span.tokens;
     }
     let output = Tensor::cat(&outputs, 0)?;
@@ -92,15 +92,34 @@ pub(super) fn ragged(
 
 /// Causal attention of the last rows of one sequence: `q` `[n, heads,
 /// head_dim]` are the last `n` of the `len` positions in `k` and `v`.
-fn one_sequence(q: &Tensor, k: &Tensor, v: &Tensor, scale: f32) -> Result<Tensor> {
-    if q.device().is_cpu() {
-        fused(q, k, v, scale)
+fn one_sequence(
+    q: &Tensor,
+    k: &Tensor,
+    v: &Tensor,
+    settings: &AttentionSettings<'_, Tensor>,
+) -> Result<Tensor> {
+    // What is before the first row's window, no row sees.
+    let (n, len) = (q.dim(0)?, k.dim(0)?);
+    let seen = settings
+        .window
+        .map_or(len, |window| len.min(window - 1 + n));
+    let (k, v) = (
+        k.narrow(0, len - seen, seen)?,
+        v.narrow(0, len - seen, seen)?,
+    );
+    if q.device().is_cpu() && settings.sinks.is_none() {
+        fused(q, &k, &v, settings)
     } else {
-        unfused(q, k, v, scale)
+        unfused(q, &k, &v, settings)
     }
 }
 
-fn fused(q: &Tensor, k: &Tensor, v: &Tensor, scale: f32) -> Result<Tensor> {
+fn fused(
+    q: &Tensor,
+    k: &Tensor,
+    v: &Tensor,
+    settings: &AttentionSettings<'_, Tensor>,
+) -> Result<Tensor> {
     let (n, len) = (q.dim(0)?, k.dim(0)?);
     let device = q.device();
     flash_attn_varlen_cpu(
@@ -112,15 +131,21 @@ fn fused(q: &Tensor, k: &Tensor, v: &Tensor, scale: f32) -> Result<Tensor> {
         &Tensor::new(&[len as u32], device)?,
         n,
         len,
-        scale,
+        settings.scale,
         true,
-        None,
+        settings.window.map(|window| window - 1),
         None,
     )
 }
 
-/// The same out of plain products, for devices that [`fused`] does not know.
-fn unfused(q: &Tensor, k: &Tensor, v: &Tensor, scale: f32) -> Result<Tensor> {
+/// The same out of plain products, for devices and settings that [`fused`]
+/// does not know.
+fn unfused(
+    q: &Tensor,
+    k: &Tensor,
+    v: &Tensor,
+    settings: &AttentionSettings<'_, Tensor>,
+) -> Result<Tensor> {
     let (n, heads, head_dim) = q.dims3()?;
     let (len, kv_heads, _) = k.dims3()?;
     // Heads of a group are rows of one product with their shared keys:
@@ -132,15 +157,18 @@ fn unfused(q: &Tensor, k: &Tensor, v: &Tensor, scale: f32) -> Result<Tensor> {
         .reshape((kv_heads, group * n, head_dim))?;
     let k = k.transpose(0, 1)?.contiguous()?;
     let v = v.transpose(0, 1)?.contiguous()?;
-    let scores = (q.matmul(&k.transpose(1, 2)?)? * f64::from(scale))?;
+    let scores = (q.matmul(&k.transpose(1, 2)?)? * f64::from(settings.scale))?;
     let scores = if n == 1 {
         scores
     } else {
         let mask: Vec<f32> = (0..n)
             .flat_map(|row| {
-                let visible = len - n + row;
+                let own = len - n + row;
+                let first = settings
+                    .window
+                    .map_or(0, |window| (own + 1).saturating_sub(window));
                 (0..len).map(move |column| {
-                    if column <= visible {
+                    if (first..=own).contains(&column) {
                         0.0
                     } else {
                         f32::NEG_INFINITY
@@ -154,7 +182,20 @@ fn unfused(q: &Tensor, k: &Tensor, v: &Tensor, scale: f32) -> Result<Tensor> {
             .broadcast_add(&mask)?
             .reshape((kv_heads, group * n, len))?
     };
-    let weights = candle_nn::ops::softmax(&scores, D::Minus1)?;
+    let weights = match settings.sinks {
+        None => candle_nn::ops::softmax(&scores, D::Minus1)?,
+        Some(sinks) => {
+            // One more column, whose share of the softmax is thrown away.
+            let sinks = sinks
+                .reshape((kv_heads, group, 1, 1))?
+                .broadcast_as((kv_heads, group, n, 1))?
+                .reshape((kv_heads, group * n, 1))?;
+            let scores = Tensor::cat(&[&scores, &sinks], D::Minus1)?;
+            candle_nn::ops::softmax(&scores, D::Minus1)?
+                .narrow(D::Minus1, 0, len)?
+                .contiguous()?
+        }
+    };
     weights
         .matmul(&v)?
         .reshape((heads, n, head_dim))?
@@ -167,6 +208,12 @@ fn unfused(q: &Tensor, k: &Tensor, v: &Tensor, scale: f32) -> Result<Tensor> {
 mod tests {
     use super::*;
     use candle_core::Device;
+
+    const PLAIN: AttentionSettings<'_, Tensor> = AttentionSettings {
+        scale: 0.125,
+        window: None,
+        sinks: None,
+    };
 
     fn random(shape: (usize, usize, usize)) -> Tensor {
         Tensor::randn(0f32, 1f32, shape, &Device::Cpu).unwrap()
@@ -193,8 +240,8 @@ mod tests {
                 random((len, 2, 64)),
                 random((len, 2, 64)),
             );
-            let fused = fused(&q, &k, &v, 0.125).unwrap();
-            let unfused = unfused(&q, &k, &v, 0.125).unwrap();
+            let fused = fused(&q, &k, &v, &PLAIN).unwrap();
+            let unfused = unfused(&q, &k, &v, &PLAIN).unwrap();
             assert_eq!(fused.dims(), unfused.dims());
             let difference = largest_difference(&fused, &unfused);
             assert!(difference < 1e-5, "{n} of {len}: {difference}");
@@ -238,7 +285,7 @@ mod tests {
                 kv: second,
             },
         ];
-        let batched = ragged(&q, &k, &v, &mut spans, 0.2).unwrap();
+        let batched = ragged(&q, &k, &v, &mut spans, &PLAIN).unwrap();
         let part = |x: &Tensor, start, n| x.narrow(0, start, n).unwrap();
         for (start, n) in [(0, 4), (4, 5)] {
             let mut kv = Kv::new(2, 32);
@@ -251,7 +298,7 @@ mod tests {
                 &part(&k, start, n),
                 &part(&v, start, n),
                 &mut spans,
-                0.2,
+                &PLAIN,
             )
             .unwrap();
             assert!(largest_difference(&part(&batched, start, n), &alone) < 1e-6);

@@ -3,14 +3,21 @@
 //! a GPU, weights become candle tensors in the device's own type.
 
 mod attention;
+mod experts;
 mod packed;
 mod weights;
+
+use std::cell::RefCell;
 
 use candle_core::{DType, Device, Tensor};
 use candle_nn::ops;
 
-use super::{Backend, BackendError, Dtype, MatrixWeights, RawTensor, Span};
+use super::{
+    AttentionSettings, Backend, BackendError, Draw, Dtype, ExpertWeights, MatrixWeights, MemoryUse,
+    RawTensor, Sampler, Span, TokenSource,
+};
 use attention::Kv;
+use experts::Experts;
 use weights::Matrix;
 
 /// candle on one device.
@@ -18,6 +25,7 @@ pub struct Candle {
     device: Device,
     /// The type of activations and of the KV cache.
     dtype: DType,
+    sampler: RefCell<Sampler>,
 }
 
 /// The cosines and sines of a step's tokens, `[T, rotated / 2]` each.
@@ -52,7 +60,11 @@ impl Candle {
         } else {
             DType::F16
         };
-        Self { device, dtype }
+        Self {
+            device,
+            dtype,
+            sampler: RefCell::default(),
+        }
     }
 }
 
@@ -71,6 +83,7 @@ fn dense(raw: &RawTensor, device: &Device) -> candle_core::Result<Tensor> {
         Dtype::F16 => DType::F16,
         Dtype::Bf16 => DType::BF16,
         Dtype::U32 => DType::U32,
+        Dtype::U8 => DType::U8,
     };
     Tensor::from_raw_buffer(&raw.bytes, dtype, &raw.shape, device)
 }
@@ -78,8 +91,14 @@ fn dense(raw: &RawTensor, device: &Device) -> candle_core::Result<Tensor> {
 impl Backend for Candle {
     type Tensor = Tensor;
     type Matrix = Matrix;
+    type Experts = Experts;
+    type Tokens = Vec<u32>;
     type Rotation = Rotation;
     type Kv = Kv;
+
+    /// On a GPU operations do run in the background, but tokens are drawn on
+    /// the CPU, so that no step can begin before the one before it is over.
+    const OVERLAPS: bool = false;
 
     fn describe(&self) -> String {
         match &self.device {
@@ -94,8 +113,16 @@ impl Backend for Candle {
         }
     }
 
-    fn kv_element_size(&self) -> usize {
-        self.dtype.size_in_bytes()
+    fn loaded(&self) -> Result<(), BackendError> {
+        Ok(())
+    }
+
+    fn memory(&self) -> Option<MemoryUse> {
+        None
+    }
+
+    fn element_size(&self, x: &Tensor) -> usize {
+        x.dtype().size_in_bytes()
     }
 
     fn parameter(&self, raw: &RawTensor) -> Result<Tensor, BackendError> {
@@ -108,7 +135,19 @@ impl Backend for Candle {
         Matrix::load(weights, &self.device, self.dtype).map_err(failed("matrix"))
     }
 
-    fn embed(&self, table: &Matrix, ids: &[u32]) -> Result<Tensor, BackendError> {
+    fn experts(&self, weights: ExpertWeights) -> Result<Experts, BackendError> {
+        Experts::load(&weights, self).map_err(failed("experts"))
+    }
+
+    fn tokens(&self, parts: &[TokenSource<'_, Vec<u32>>]) -> Result<Vec<u32>, BackendError> {
+        let parts = parts.iter().map(|part| match part {
+            TokenSource::Given(ids) => *ids,
+            TokenSource::Drawn(ids, place) => &ids[*place..=*place],
+        });
+        Ok(parts.flatten().copied().collect())
+    }
+
+    fn embed(&self, table: &Matrix, ids: &Vec<u32>) -> Result<Tensor, BackendError> {
         table
             .rows(ids, &self.device, self.dtype)
             .map_err(failed("embed"))
@@ -172,9 +211,9 @@ impl Backend for Candle {
         k: &Tensor,
         v: &Tensor,
         spans: &mut [Span<'_, Kv>],
-        scale: f32,
+        settings: &AttentionSettings<'_, Tensor>,
     ) -> Result<Tensor, BackendError> {
-        attention::ragged(q, k, v, spans, scale).map_err(failed("attention"))
+        attention::ragged(q, k, v, spans, settings).map_err(failed("attention"))
     }
 
     fn add(&self, a: &Tensor, b: &Tensor) -> Result<Tensor, BackendError> {
@@ -187,10 +226,51 @@ impl Backend for Candle {
             .map_err(failed("swiglu"))
     }
 
+    fn mix_experts(
+        &self,
+        x: &Tensor,
+        router: &Tensor,
+        experts: &Experts,
+        top_k: usize,
+        renormalize: bool,
+    ) -> Result<Tensor, BackendError> {
+        experts
+            .mix(x, router, top_k, renormalize)
+            .map_err(failed("mix_experts"))
+    }
+
     fn select_rows(&self, x: &Tensor, rows: &[u32]) -> Result<Tensor, BackendError> {
         Tensor::new(rows, &self.device)
             .and_then(|rows| x.index_select(&rows, 0))
             .map_err(failed("select_rows"))
+    }
+
+    fn sample(&self, logits: &Tensor, draws: &[Draw]) -> Result<Vec<u32>, BackendError> {
+        let rows: Vec<Vec<f32>> = logits
+            .to_dtype(DType::F32)
+            .and_then(|logits| logits.to_vec2())
+            .map_err(failed("sample"))?;
+        let mut sampler = self.sampler.borrow_mut();
+        rows.iter()
+            .zip(draws)
+            .map(|(row, draw)| {
+                sampler
+                    .sample(row, draw)
+                    .ok_or_else(|| BackendError::no_numbers("sample"))
+            })
+            .collect()
+    }
+
+    fn start(&self, _: &[&Tensor], _: &[&Vec<u32>]) -> Result<(), BackendError> {
+        Ok(())
+    }
+
+    fn wait(&self, _: &Tensor) -> Result<(), BackendError> {
+        self.device.synchronize().map_err(failed("wait"))
+    }
+
+    fn read_tokens(&self, tokens: &Vec<u32>) -> Result<Vec<u32>, BackendError> {
+        Ok(tokens.clone())
     }
 
     fn read(&self, x: &Tensor) -> Result<Vec<f32>, BackendError> {

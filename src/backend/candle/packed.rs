@@ -41,19 +41,32 @@ enum Format {
     Bf16,
     /// See [`MatrixWeights::Affine`].
     Affine {
-        bits: AffineBits,
+        bits: usize,
         group_size: usize,
         /// Of each group, `[out, in / group_size]`.
         scales: Vec<f32>,
         /// Of each group, `[out, in / group_size]`.
         biases: Vec<f32>,
     },
+    /// See [`MatrixWeights::Mxfp4`].
+    Mxfp4 {
+        /// Of each group, `[out, in / 32]`.
+        scales: Vec<f32>,
+    },
 }
 
-#[derive(Clone, Copy)]
-enum AffineBits {
-    Four,
-    Eight,
+/// What the 16 values of a four-bit float (E2M1) stand for.
+const E2M1: [f32; 16] = [
+    0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, -0.0, -0.5, -1.0, -1.5, -2.0, -3.0, -4.0, -6.0,
+];
+
+/// The power of two that an E8M0 exponent stands for.
+fn e8m0(exponent: u8) -> f32 {
+    match exponent {
+        0 => f32::from_bits(1 << 22),
+        255 => f32::NAN,
+        _ => f32::from_bits(u32::from(exponent) << 23),
+    }
 }
 
 impl PackedRows {
@@ -64,7 +77,7 @@ impl PackedRows {
                     Dtype::F32 => Format::F32,
                     Dtype::F16 => Format::F16,
                     Dtype::Bf16 => Format::Bf16,
-                    Dtype::U32 => candle_core::bail!("integers are not weights"),
+                    Dtype::U32 | Dtype::U8 => candle_core::bail!("integers are not weights"),
                 };
                 let columns = raw.shape[1];
                 (raw, columns, format)
@@ -77,11 +90,6 @@ impl PackedRows {
                 bits,
             } => {
                 let columns = packed.shape[1] * 32 / bits;
-                let bits = match bits {
-                    4 => AffineBits::Four,
-                    8 => AffineBits::Eight,
-                    other => candle_core::bail!("{other}-bit weights"),
-                };
                 let format = Format::Affine {
                     bits,
                     group_size,
@@ -89,6 +97,11 @@ impl PackedRows {
                     biases: to_f32(&biases)?,
                 };
                 (packed, columns, format)
+            }
+            MatrixWeights::Mxfp4 { packed, scales } => {
+                let columns = packed.shape[1] * 8;
+                let scales = scales.bytes.iter().map(|&byte| e8m0(byte)).collect();
+                (packed, columns, Format::Mxfp4 { scales })
             }
         };
         let count = elements.shape[0];
@@ -151,18 +164,44 @@ impl PackedRows {
                     .zip(&scales[first..first + per_row])
                     .zip(&biases[first..first + per_row])
                 {
-                    match bits {
-                        AffineBits::Four => {
+                    match *bits {
+                        4 => {
                             for (out, &byte) in out.chunks_exact_mut(2).zip(bytes) {
                                 out[0] = f32::from(byte & 15) * scale + bias;
                                 out[1] = f32::from(byte >> 4) * scale + bias;
                             }
                         }
-                        AffineBits::Eight => {
+                        8 => {
                             for (out, &byte) in out.iter_mut().zip(bytes) {
                                 *out = f32::from(byte) * scale + bias;
                             }
                         }
+                        // Eight weights fill as many bytes as they have bits.
+                        bits => {
+                            let mask = (1u64 << bits) - 1;
+                            for (out, bytes) in
+                                out.chunks_exact_mut(8).zip(bytes.chunks_exact(bits))
+                            {
+                                let mut word = 0u64;
+                                for &byte in bytes.iter().rev() {
+                                    word = word << 8 | u64::from(byte);
+                                }
+                                for out in out {
+                                    *out = (word & mask) as f32 * scale + bias;
+                                    word >>= bits;
+                                }
+                            }
+                        }
+                    }
+                }
+            }
+            Format::Mxfp4 { scales } => {
+                let per_row = self.columns / 32;
+                let groups = out.chunks_exact_mut(32).zip(bytes.chunks_exact(16));
+                for ((out, bytes), &scale) in groups.zip(&scales[row * per_row..]) {
+                    for (out, &byte) in out.chunks_exact_mut(2).zip(bytes) {
+                        out[0] = E2M1[usize::from(byte & 15)] * scale;
+                        out[1] = E2M1[usize::from(byte >> 4)] * scale;
                     }
                 }
             }
@@ -256,7 +295,7 @@ struct Activations {
 impl Activations {
     fn new(values: Vec<f32>, rows: &PackedRows) -> Self {
         let Format::Affine {
-            bits: AffineBits::Four,
+            bits: 4,
             group_size,
             ..
         } = &rows.format
@@ -303,7 +342,7 @@ impl WithSimd for MultiplyRows<'_> {
             let tokens = self.x.values.chunks_exact(columns);
             match &self.rows.format {
                 Format::Affine {
-                    bits: AffineBits::Four,
+                    bits: 4,
                     group_size,
                     scales,
                     biases,

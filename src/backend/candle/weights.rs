@@ -89,8 +89,9 @@ impl DeviceMatrix {
                     storage, shape,
                 )?)?));
             }
-            // ggml's 8-bit blocks have no bias, so these weights are unpacked.
-            MatrixWeights::Affine { .. } => {
+            // ggml has no such blocks on all devices, so these weights are
+            // unpacked.
+            MatrixWeights::Affine { .. } | MatrixWeights::Mxfp4 { .. } => {
                 let rows = PackedRows::new(weights.clone())?;
                 let mut values = vec![0.0; rows.count * rows.columns];
                 values

@@ -96,7 +96,7 @@ fn each_fault_names_its_key_and_the_mend() {
         (json!({"host": "*"}), "0.0.0.0"),
         (
             json!({"backend": "metal"}),
-            "backend: is not a backend; write one of auto, candle",
+            "backend: is not a backend; write one of auto, mlx, candle",
         ),
         (json!({"revision": " "}), "revision: is empty"),
         (json!({"max_tokens": 0}), "max_tokens: is 0"),

@@ -5,6 +5,7 @@
 use serde_json::json;
 
 use super::*;
+use crate::model::quantization::Quantization;
 
 /// Qwen3-0.6B as mlx-community publishes it, 4 bits.
 fn qwen3() -> Value {
@@ -42,12 +43,17 @@ fn a_published_configuration_is_read() {
     assert_eq!(config.rope_theta, 1e6);
     assert!(config.tied_embeddings && config.qk_norm);
     assert_eq!(
-        config.quantization,
-        Some(Quantization {
+        config.quantizations.of("lm_head"),
+        Some(Quantization::Affine {
             group_size: 64,
             bits: 4
         })
     );
+    let plain = LayerConfig {
+        window: None,
+        experts: None,
+    };
+    assert_eq!(config.layers, [plain; 28]);
 }
 
 #[test]
@@ -81,23 +87,8 @@ fn what_would_compute_something_else_is_refused_with_its_name() {
         ("attention_bias", json!(true), "attention_bias"),
         ("use_sliding_window", json!(true), "use_sliding_window"),
         ("hidden_act", json!("gelu"), "gelu"),
-        (
-            "quantization",
-            json!({"group_size": 64, "bits": 3}),
-            "3 bits",
-        ),
-        ("quantization", json!({"group_size": 16, "bits": 4}), "16"),
-        (
-            "quantization",
-            json!({"group_size": 32, "bits": 4, "mode": "mxfp4"}),
-            "mxfp4",
-        ),
+        ("mlp_bias", json!(true), "mlp_bias"),
         ("quantization", json!({"quant_method": "gptq"}), "gptq"),
-        (
-            "quantization",
-            json!({"group_size": 64, "bits": 4, "lm_head": {"group_size": 64, "bits": 8}}),
-            "lm_head",
-        ),
     ] {
         let error = parse_with(key, value.clone()).expect_err(&format!("{key}: {value}"));
         assert!(error.to_string().contains(named), "{key}: {value}: {error}");
@@ -109,6 +100,84 @@ fn what_would_compute_something_else_is_refused_with_its_name() {
         unknown.contains("qwen3"),
         "the known families are listed: {unknown}"
     );
+}
+
+#[test]
+fn windows_are_those_of_the_layers_that_slide() {
+    let windows = |family: &str, window: Value, types: Value| {
+        let mut config = qwen3();
+        let object = config.as_object_mut().unwrap();
+        object.insert("model_type".to_owned(), json!(family));
+        object.insert("num_hidden_layers".to_owned(), json!(2));
+        object.insert("sliding_window".to_owned(), window);
+        object.insert("layer_types".to_owned(), types);
+        let config = DecoderConfig::parse(&config.to_string());
+        config.map(|config| config.layers.iter().map(|layer| layer.window).collect())
+    };
+    let alternating = json!(["sliding_attention", "full_attention"]);
+    let ok = |expected: [Option<usize>; 2]| expected.to_vec();
+    for (family, window, types, expected) in [
+        ("llama", json!(16), alternating.clone(), [Some(16), None]),
+        ("llama", json!(16), json!(null), [None, None]),
+        ("mistral", json!(16), json!(null), [Some(16), Some(16)]),
+        ("mistral", json!(null), json!(null), [None, None]),
+        ("mistral", json!(16), alternating.clone(), [Some(16), None]),
+        ("qwen3", json!(16), json!(null), [None, None]),
+    ] {
+        let got: Vec<Option<usize>> = windows(family, window, types).unwrap();
+        assert_eq!(got, ok(expected), "{family}");
+    }
+    for (window, types, named) in [
+        (
+            json!(null),
+            alternating.clone(),
+            "sliding_window is missing",
+        ),
+        (json!(0), alternating, "sliding_window is 0"),
+        (json!(16), json!(["sliding_attention"]), "layer 1"),
+        (
+            json!(16),
+            json!(["linear_attention", "full_attention"]),
+            "linear_attention",
+        ),
+    ] {
+        let error = windows("llama", window, types).unwrap_err().to_string();
+        assert!(error.contains(named), "{error}");
+    }
+}
+
+#[test]
+fn experts_are_in_the_layers_that_are_sparse() {
+    let parse = |top_k: usize, step: usize| {
+        let mut config = qwen3();
+        let more = json!({
+            "model_type": "qwen3_moe", "num_hidden_layers": 4, "num_experts": 8,
+            "num_experts_per_tok": top_k, "norm_topk_prob": true, "moe_intermediate_size": 96,
+            "decoder_sparse_step": step, "mlp_only_layers": [1]
+        });
+        let object = config.as_object_mut().unwrap();
+        object.extend(more.as_object().unwrap().clone());
+        DecoderConfig::parse(&config.to_string())
+    };
+    let sparse = |step| -> Vec<bool> {
+        let layers = parse(2, step).unwrap().layers;
+        layers.iter().map(|layer| layer.experts.is_some()).collect()
+    };
+    assert_eq!(sparse(1), [true, false, true, true]);
+    assert_eq!(sparse(2), [false, false, false, true]);
+    assert_eq!(
+        parse(2, 1).unwrap().layers[0].experts,
+        Some(ExpertsConfig {
+            count: 8,
+            top_k: 2,
+            renormalize: true,
+            intermediate_size: 96
+        })
+    );
+    for top_k in [0, 9] {
+        let error = parse(top_k, 1).unwrap_err().to_string();
+        assert!(error.contains("num_experts_per_tok"), "{error}");
+    }
 }
 
 #[test]

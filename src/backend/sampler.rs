@@ -1,39 +1,57 @@
-//! Chooses the next token from logits. The definitions are those of mlx-lm's
-//! `sample_utils` (<https://github.com/ml-explore/mlx-lm>): `top_p`, then
-//! `min_p`, both on the probabilities at temperature 1; the temperature
+//! Chooses the next token from logits on the CPU. The definitions are those of
+//! mlx-lm's `sample_utils` (<https://github.com/ml-explore/mlx-lm>): `top_p`,
+//! then `min_p`, both on the probabilities at temperature 1; the temperature
 //! enters with the draw.
-
-use rand::rngs::SmallRng;
-use rand::{Rng, SeedableRng};
-
-use super::Sampling;
 
 /// How many of the most likely tokens `top_p` looks at first; it goes on in
 /// larger portions only where they do not suffice.
 const FIRST_PORTION: usize = 64;
 
-/// The sampler of one request.
-pub(super) struct Sampler {
-    sampling: Sampling,
-    random: SmallRng,
-    /// `(logit, token)` of the tokens still in the draw. Kept between tokens
-    /// so that its memory is.
+/// How one token is drawn from its logits.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Draw {
+    /// 0 takes the most likely token; larger is more random.
+    pub temperature: f32,
+    /// Keep the smallest set of tokens whose probability reaches this; 1 keeps
+    /// all, and so does 0.
+    pub top_p: f32,
+    /// Drop tokens less likely than this times the most likely; 0 drops none.
+    pub min_p: f32,
+    /// `min_p` never leaves fewer tokens than this.
+    pub min_tokens_to_keep: usize,
+    /// Which of the tokens that are left: where it falls, from 0 to below 1,
+    /// when they are laid side by side by their probability.
+    pub uniform: f32,
+}
+
+impl Draw {
+    /// The most likely token.
+    pub const GREEDY: Self = Self {
+        temperature: 0.0,
+        top_p: 1.0,
+        min_p: 0.0,
+        min_tokens_to_keep: 1,
+        uniform: 0.0,
+    };
+
+    /// Whether `top_p` drops anything.
+    pub(super) fn has_top_p(&self) -> bool {
+        self.top_p > 0.0 && self.top_p < 1.0
+    }
+}
+
+/// Draws tokens, keeping its memory between them.
+#[derive(Default)]
+pub struct Sampler {
+    /// `(logit, token)` of the tokens still in the draw.
     candidates: Vec<(f32, u32)>,
 }
 
 impl Sampler {
-    pub(super) fn new(sampling: Sampling) -> Self {
-        Self {
-            sampling,
-            random: SmallRng::seed_from_u64(sampling.seed),
-            candidates: Vec::new(),
-        }
-    }
-
     /// A token drawn by `logits`, or `None` if no logit is a finite number.
-    pub(super) fn sample(&mut self, logits: &[f32]) -> Option<u32> {
+    pub fn sample(&mut self, logits: &[f32], draw: &Draw) -> Option<u32> {
         let (best, top) = most_likely(logits)?;
-        if self.sampling.temperature == 0.0 {
+        if draw.temperature == 0.0 {
             return Some(best);
         }
         self.candidates.clear();
@@ -45,21 +63,21 @@ impl Sampler {
                 .filter(|(logit, _)| **logit < f32::INFINITY)
                 .map(|(&logit, token)| (logit, token)),
         );
-        if self.sampling.top_p > 0.0 && self.sampling.top_p < 1.0 {
-            self.keep_top_p(top);
+        if draw.has_top_p() {
+            self.keep_top_p(top, draw);
         }
-        if self.sampling.min_p > 0.0 {
-            self.keep_min_p(top);
+        if draw.min_p > 0.0 {
+            self.keep_min_p(top, draw);
         }
-        Some(self.draw(top).unwrap_or(best))
+        Some(self.draw(top, draw).unwrap_or(best))
     }
 
     /// Keeps the most likely tokens, as few as have `top_p` of the mass;
     /// those as likely as the last of them stay too.
-    fn keep_top_p(&mut self, top: f32) {
+    fn keep_top_p(&mut self, top: f32, draw: &Draw) {
         let mass = |logit: f32| f64::from((logit - top).exp());
         let total: f64 = self.candidates.iter().map(|&(logit, _)| mass(logit)).sum();
-        let enough = f64::from(self.sampling.top_p) * total;
+        let enough = f64::from(draw.top_p) * total;
         let mut above = 0.0;
         let mut sorted = 0;
         let mut portion = FIRST_PORTION;
@@ -85,8 +103,8 @@ impl Sampler {
 
     /// Drops tokens less likely than `min_p` times the most likely, but never
     /// so many that fewer than `min_tokens_to_keep` stay.
-    fn keep_min_p(&mut self, top: f32) {
-        let keep = self.sampling.min_tokens_to_keep.max(1);
+    fn keep_min_p(&mut self, top: f32, draw: &Draw) {
+        let keep = draw.min_tokens_to_keep.max(1);
         if keep > 1 {
             if self.candidates.len() <= keep {
                 return;
@@ -94,7 +112,7 @@ impl Sampler {
             self.candidates
                 .select_nth_unstable_by(keep - 1, |a, b| b.0.total_cmp(&a.0));
         }
-        let threshold = top + self.sampling.min_p.ln();
+        let threshold = top + draw.min_p.ln();
         let mut index = 0;
         self.candidates.retain(|&(logit, _)| {
             index += 1;
@@ -104,15 +122,15 @@ impl Sampler {
 
     /// Draws by probability at the temperature. `None` if rounding let the
     /// draw pass every candidate.
-    fn draw(&mut self, top: f32) -> Option<u32> {
-        let temperature = f64::from(self.sampling.temperature);
+    fn draw(&self, top: f32, draw: &Draw) -> Option<u32> {
+        let temperature = f64::from(draw.temperature);
         let weight = |logit: f32| (f64::from(logit - top) / temperature).exp();
         let total: f64 = self
             .candidates
             .iter()
             .map(|&(logit, _)| weight(logit))
             .sum();
-        let mut left = self.random.random::<f64>() * total;
+        let mut left = f64::from(draw.uniform) * total;
         for &(logit, token) in &self.candidates {
             left -= weight(logit);
             if left < 0.0 {

@@ -8,17 +8,11 @@ use rand::{Rng, SeedableRng};
 
 use super::*;
 
-const GREEDY: Sampling = Sampling {
-    temperature: 0.0,
-    top_p: 1.0,
-    min_p: 0.0,
-    min_tokens_to_keep: 1,
-    seed: 0,
-};
+const GREEDY: Draw = Draw::GREEDY;
 
 /// The probabilities mlx-lm's `make_sampler` draws with: its `apply_top_p`,
 /// `apply_min_p` and `categorical_sampling`, on a full sort.
-fn reference(logits: &[f32], sampling: &Sampling) -> Vec<f64> {
+fn reference(logits: &[f32], sampling: &Draw) -> Vec<f64> {
     let top = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
     let total: f64 = logits.iter().map(|&l| f64::from(l - top).exp()).sum();
     let mut logprobs: Vec<f64> = logits
@@ -66,9 +60,9 @@ fn random_logits(random: &mut StdRng, len: usize) -> Vec<f32> {
 }
 
 /// The candidates that are left before the draw.
-fn support(logits: &[f32], sampling: Sampling) -> Vec<u32> {
-    let mut sampler = Sampler::new(sampling);
-    sampler.sample(logits).unwrap();
+fn support(logits: &[f32], sampling: Draw) -> Vec<u32> {
+    let mut sampler = Sampler::default();
+    sampler.sample(logits, &sampling).unwrap();
     let mut kept: Vec<u32> = sampler.candidates.iter().map(|c| c.1).collect();
     kept.sort_unstable();
     kept
@@ -76,13 +70,10 @@ fn support(logits: &[f32], sampling: Sampling) -> Vec<u32> {
 
 #[test]
 fn greedy_takes_the_first_of_the_most_likely() {
-    let mut sampler = Sampler::new(GREEDY);
-    assert_eq!(sampler.sample(&[1.0, 3.0, 3.0, 2.0]), Some(1));
-    assert_eq!(
-        sampler.sample(&[f32::NAN, -1.0, f32::NEG_INFINITY]),
-        Some(1)
-    );
-    assert_eq!(sampler.sample(&[f32::NAN, f32::INFINITY]), None);
+    let sample = |logits: &[f32]| Sampler::default().sample(logits, &GREEDY);
+    assert_eq!(sample(&[1.0, 3.0, 3.0, 2.0]), Some(1));
+    assert_eq!(sample(&[f32::NAN, -1.0, f32::NEG_INFINITY]), Some(1));
+    assert_eq!(sample(&[f32::NAN, f32::INFINITY]), None);
 }
 
 #[test]
@@ -91,12 +82,12 @@ fn the_tokens_left_are_those_of_the_reference() {
     for case in 0..2_000 {
         let len = random.random_range(1..400);
         let logits = random_logits(&mut random, len);
-        let sampling = Sampling {
+        let sampling = Draw {
             temperature: random.random_range(0.1..2.0),
             top_p: [0.0, 1.0, 0.05, 0.5, 0.9, 0.999][case % 6],
             min_p: [0.0, 0.02, 0.3, 1.0][case % 4],
             min_tokens_to_keep: [1, 2, 5, 500][case % 4],
-            seed: case as u64,
+            uniform: random.random(),
         };
         let expected: Vec<u32> = reference(&logits, &sampling)
             .iter()
@@ -114,7 +105,7 @@ fn the_tokens_left_are_those_of_the_reference() {
 
 #[test]
 fn tokens_as_likely_as_the_last_one_kept_stay() {
-    let sampling = Sampling {
+    let sampling = Draw {
         temperature: 1.0,
         top_p: 0.5,
         ..GREEDY
@@ -135,19 +126,23 @@ fn draws_follow_the_distribution() {
     .enumerate()
     {
         let logits = random_logits(&mut random, 40);
-        let sampling = Sampling {
+        let sampling = Draw {
             temperature,
             top_p,
             min_p,
-            min_tokens_to_keep: 1,
-            seed: case as u64,
+            ..GREEDY
         };
         let expected = reference(&logits, &sampling);
         let draws = 200_000;
         let mut counts = vec![0u32; logits.len()];
-        let mut sampler = Sampler::new(sampling);
+        let mut sampler = Sampler::default();
         for _ in 0..draws {
-            counts[sampler.sample(&logits).unwrap() as usize] += 1;
+            let uniform = random.random();
+            let draw = Draw {
+                uniform,
+                ..sampling
+            };
+            counts[sampler.sample(&logits, &draw).unwrap() as usize] += 1;
         }
         // Pearson's statistic over the tokens that can be drawn: its mean is
         // their number less one, its variance twice that.
@@ -171,21 +166,4 @@ fn draws_follow_the_distribution() {
             "case {case}: {statistic} with {degrees} degrees of freedom"
         );
     }
-}
-
-#[test]
-fn a_seed_repeats_and_another_does_not() {
-    let logits: Vec<f32> = (0..1000).map(|i| (i % 7) as f32 / 10.0).collect();
-    let draws = |seed| {
-        let mut sampler = Sampler::new(Sampling {
-            temperature: 1.0,
-            seed,
-            ..GREEDY
-        });
-        (0..20)
-            .map(|_| sampler.sample(&logits).unwrap())
-            .collect::<Vec<_>>()
-    };
-    assert_eq!(draws(1), draws(1));
-    assert_ne!(draws(1), draws(2));
 }

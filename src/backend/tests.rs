@@ -1,0 +1,559 @@
+//! Every operation on every backend of this build, against its definition
+//! written down in f64. Inputs are f32, so that what differs is rounding of
+//! f32 (2^-24) in sums of some hundred terms.
+
+#![allow(clippy::unwrap_used)]
+
+use half::{bf16, f16};
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+
+use super::*;
+use crate::blob::Blob;
+
+/// A test that is run once a backend.
+macro_rules! on_every_backend {
+    ($(fn $name:ident($backend:ident: &B) $body:block)*) => {$(
+        #[test]
+        fn $name() {
+            struct Work;
+            impl WithBackend for Work {
+                type Output = ();
+                fn with<B: Backend>(self, backend: B) {
+                    let $backend = &backend;
+                    $body
+                }
+            }
+            for &choice in BackendChoice::BUILT_IN {
+                start(choice, Work).unwrap();
+            }
+        }
+    )*};
+}
+
+/// The relative error that sums in another order may have.
+const TOLERANCE: f64 = 2e-5;
+
+fn assert_close(got: &[f32], expected: &[f64], what: &str) {
+    assert_eq!(got.len(), expected.len(), "{what}");
+    let scale = expected.iter().fold(1e-3, |top: f64, x| top.max(x.abs()));
+    for (index, (&got, expected)) in got.iter().zip(expected).enumerate() {
+        assert!(
+            (f64::from(got) - expected).abs() <= TOLERANCE * scale,
+            "{what}: element {index} is {got}, not {expected}"
+        );
+    }
+}
+
+struct Dice(StdRng);
+
+impl Dice {
+    fn new(seed: u64) -> Self {
+        Self(StdRng::seed_from_u64(seed))
+    }
+
+    fn floats(&mut self, count: usize) -> Vec<f32> {
+        (0..count).map(|_| self.0.random_range(-1.0..1.0)).collect()
+    }
+
+    /// Numbers that bf16 and f16 hold exactly: whole 128ths.
+    fn short_floats(&mut self, count: usize) -> Vec<f32> {
+        let floats = self.floats(count);
+        floats.iter().map(|x| (x * 128.0).round() / 128.0).collect()
+    }
+
+    fn numbers(&mut self, count: usize, below: u32) -> Vec<u32> {
+        (0..count).map(|_| self.0.random_range(0..below)).collect()
+    }
+}
+
+fn raw(dtype: Dtype, shape: &[usize], bytes: Vec<u8>) -> RawTensor {
+    RawTensor {
+        dtype,
+        shape: shape.to_vec(),
+        bytes: Blob::from_static(bytes.leak()),
+    }
+}
+
+fn raw_floats(shape: &[usize], values: &[f32]) -> RawTensor {
+    let bytes = values.iter().flat_map(|x| x.to_le_bytes()).collect();
+    raw(Dtype::F32, shape, bytes)
+}
+
+fn tensor<B: Backend>(backend: &B, shape: &[usize], values: &[f32]) -> B::Tensor {
+    backend.parameter(&raw_floats(shape, values)).unwrap()
+}
+
+fn wide(values: &[f32]) -> Vec<f64> {
+    values.iter().map(|&x| f64::from(x)).collect()
+}
+
+fn silu(x: f64) -> f64 {
+    x / (1.0 + (-x).exp())
+}
+
+/// `x` `[T, in]` times the transposed `weight` `[out, in]`.
+fn product(x: &[f64], weight: &[f64], columns: usize) -> Vec<f64> {
+    x.chunks_exact(columns)
+        .flat_map(|x| {
+            weight
+                .chunks_exact(columns)
+                .map(move |w| w.iter().zip(x).map(|(w, x)| w * x).sum())
+        })
+        .collect()
+}
+
+on_every_backend! {
+    fn norms_sums_and_gates_are_what_they_are_called(backend: &B) {
+        let mut dice = Dice::new(1);
+        for (rows, width) in [(1, 64), (5, 96), (3, 1024)] {
+            let (a, b) = (dice.floats(rows * width), dice.floats(rows * width));
+            let weight = dice.floats(width);
+            let (x, y) = (
+                tensor(backend, &[rows, width], &a),
+                tensor(backend, &[rows, width], &b),
+            );
+            let normed = backend.rms_norm(&x, &tensor(backend, &[width], &weight), 1e-5);
+            let expected: Vec<f64> = wide(&a)
+                .chunks_exact(width)
+                .flat_map(|row| {
+                    let mean = row.iter().map(|x| x * x).sum::<f64>() / width as f64;
+                    let factor = (mean + 1e-5).sqrt().recip();
+                    row.iter()
+                        .zip(&weight)
+                        .map(move |(x, w)| x * factor * f64::from(*w))
+                        .collect::<Vec<_>>()
+                })
+                .collect();
+            assert_close(&backend.read(&normed.unwrap()).unwrap(), &expected, "rms_norm");
+
+            let pairs = || wide(&a).into_iter().zip(wide(&b));
+            let sum: Vec<f64> = pairs().map(|(a, b)| a + b).collect();
+            let got = backend.read(&backend.add(&x, &y).unwrap()).unwrap();
+            assert_close(&got, &sum, "add");
+            let gated: Vec<f64> = pairs().map(|(a, b)| silu(a) * b).collect();
+            let got = backend.read(&backend.swiglu(&x, &y).unwrap()).unwrap();
+            assert_close(&got, &gated, "swiglu");
+        }
+    }
+
+    fn rows_are_selected_in_the_order_asked_for(backend: &B) {
+        let values: Vec<f32> = (0..12).map(|x| x as f32).collect();
+        let x = tensor(backend, &[4, 3], &values);
+        for rows in [&[0u32, 1, 2, 3][..], &[3, 0], &[2], &[0], &[1, 1, 3, 2, 0]] {
+            let expected: Vec<f32> = rows
+                .iter()
+                .flat_map(|&row| values[row as usize * 3..][..3].to_vec())
+                .collect();
+            let got = backend.select_rows(&x, rows).unwrap();
+            assert_eq!(backend.read(&got).unwrap(), expected, "{rows:?}");
+        }
+    }
+
+    fn heads_are_rotated_by_their_position(backend: &B) {
+        let mut dice = Dice::new(2);
+        // Far positions are the test: an angle of 40,000 in f32 is off by
+        // 2^-9, whoever computes it. So frequencies that make them exact.
+        for (head_dim, positions) in [
+            (64, vec![0u32]),
+            (64, vec![5, 6, 7, 100, 0]),
+            (32, vec![4096, 1, 40_960]),
+        ] {
+            let heads = 3;
+            let x = dice.floats(positions.len() * heads * head_dim);
+            let half = head_dim / 2;
+            let inv_freq: Vec<f32> = (0..half).map(|i| 0.5f32.powi(i as i32)).collect();
+            let tensor = tensor(backend, &[positions.len(), heads, head_dim], &x);
+            let rotation = backend.rotation(&positions, &inv_freq).unwrap();
+            let got = backend.read(&backend.rotate(&tensor, &rotation).unwrap()).unwrap();
+            let mut expected = vec![0.0; x.len()];
+            for (row, head) in x.chunks_exact(head_dim).enumerate() {
+                let position = f64::from(positions[row / heads]);
+                for i in 0..half {
+                    let (sin, cos) = (position * f64::from(inv_freq[i])).sin_cos();
+                    let (a, b) = (f64::from(head[i]), f64::from(head[i + half]));
+                    expected[row * head_dim + i] = a * cos - b * sin;
+                    expected[row * head_dim + i + half] = a * sin + b * cos;
+                }
+            }
+            // The library's own sine and cosine of a large angle.
+            let scale = 3e-3;
+            for (got, expected) in got.iter().zip(&expected) {
+                assert!((f64::from(*got) - expected).abs() < scale, "{got} {expected}");
+            }
+            if positions.iter().all(|&position| position <= 100) {
+                assert_close(&got, &expected, "rotate");
+            }
+        }
+    }
+
+    fn attention_sees_its_own_sequence_up_to_itself_and_no_further_than_its_window(backend: &B) {
+        let mut dice = Dice::new(3);
+        let (heads, kv_heads, head_dim) = (4, 2, 64);
+        for window in [None, Some(1), Some(3), Some(20), Some(400)] {
+            for with_sinks in [false, true] {
+                let sinks = dice.floats(heads);
+                let sinks = with_sinks.then(|| (tensor(backend, &[heads], &sinks), sinks));
+                let settings = AttentionSettings {
+                    scale: 0.125,
+                    window,
+                    sinks: sinks.as_ref().map(|(sinks, _)| sinks),
+                };
+                // Two sequences: one in pieces of several sizes, across the
+                // growth of its buffers, and one that joins later.
+                let mut sequences = [Reference::new(backend), Reference::new(backend)];
+                for step in [[7, 0], [1, 5], [250, 1], [1, 1], [30, 2], [1, 40]] {
+                    let tokens: usize = step.iter().sum();
+                    let q = dice.floats(tokens * heads * head_dim);
+                    let k = dice.floats(tokens * kv_heads * head_dim);
+                    let v = dice.floats(tokens * kv_heads * head_dim);
+                    let mut expected = Vec::new();
+                    let mut start = 0;
+                    for (sequence, count) in sequences.iter_mut().zip(step) {
+                        let of = |x: &[f32], heads: usize| {
+                            let row = heads * head_dim;
+                            wide(&x[start * row..(start + count) * row])
+                        };
+                        sequence.k.extend(of(&k, kv_heads));
+                        sequence.v.extend(of(&v, kv_heads));
+                        let sinks = sinks.as_ref().map(|(_, sinks)| sinks.as_slice());
+                        expected.extend(sequence.attend(&of(&q, heads), window, sinks));
+                        start += count;
+                    }
+                    let shape = |heads| [tokens, heads, head_dim];
+                    let mut spans: Vec<Span<'_, B::Kv>> = sequences
+                        .iter_mut()
+                        .zip(step)
+                        .filter(|(_, tokens)| *tokens > 0)
+                        .map(|(sequence, tokens)| Span { tokens, kv: &mut sequence.kv })
+                        .collect();
+                    let got = backend.attention(
+                        &tensor(backend, &shape(heads), &q),
+                        &tensor(backend, &shape(kv_heads), &k),
+                        &tensor(backend, &shape(kv_heads), &v),
+                        &mut spans,
+                        &settings,
+                    );
+                    let got = backend.read(&got.unwrap()).unwrap();
+                    assert_close(&got, &expected, &format!("{window:?} {with_sinks} {step:?}"));
+                }
+            }
+        }
+    }
+
+    fn matrices_of_every_format_give_their_rows_and_products(backend: &B) {
+        let mut dice = Dice::new(4);
+        let (rows, columns) = (40, 256);
+        for (what, weights, values) in every_format(&mut dice, &[rows, columns]) {
+            let matrix = backend.matrix(weights).unwrap();
+            for tokens in [1, 3, 20] {
+                let x = dice.short_floats(tokens * columns);
+                let got = backend.project(&tensor(backend, &[tokens, columns], &x), &matrix);
+                let got = backend.read(&got.unwrap()).unwrap();
+                assert_close(&got, &product(&wide(&x), &values, columns), &what);
+            }
+            let ids = [7u32, 0, 39, 7];
+            let tokens = backend.tokens(&[TokenSource::Given(&ids)]).unwrap();
+            let got = backend.read(&backend.embed(&matrix, &tokens).unwrap()).unwrap();
+            let expected = ids.map(|id| values[id as usize * columns..][..columns].to_vec());
+            // An unpacked row may be rounded to the type of its scales.
+            let expected = expected.concat();
+            for (got, expected) in got.iter().zip(&expected) {
+                let error = (f64::from(*got) - expected).abs();
+                assert!(error <= expected.abs() / 256.0 + 1e-6, "{what}: {got} {expected}");
+            }
+        }
+    }
+
+    fn experts_say_what_their_shares_of_them_say(backend: &B) {
+        let mut dice = Dice::new(5);
+        let (count, hidden, inner) = (6, 128, 64);
+        let all = [
+            every_format(&mut dice, &[count, inner, hidden]),
+            every_format(&mut dice, &[count, inner, hidden]),
+            every_format(&mut dice, &[count, hidden, inner]),
+        ];
+        let [gates, ups, downs] = all;
+        for ((gate, up), down) in gates.into_iter().zip(ups).zip(downs) {
+            let (what, gate, gate_values) = gate;
+            let (_, up, up_values) = up;
+            let (_, down, down_values) = down;
+            let experts = backend.experts(ExpertWeights { gate, up, down, count }).unwrap();
+            // Few rows and many: they take different ways.
+            for (tokens, top_k, renormalize) in
+                [(1, 2, true), (3, 1, false), (2, 6, false), (40, 3, true)]
+            {
+                let x = dice.short_floats(tokens * hidden);
+                let router: Vec<f32> = dice.floats(tokens * count).iter().map(|x| x * 3.0).collect();
+                let mut expected = Vec::new();
+                for (x, router) in wide(&x).chunks(hidden).zip(wide(&router).chunks(count)) {
+                    let mut shares: Vec<(usize, f64)> =
+                        router.iter().map(|x| x.exp()).enumerate().collect();
+                    let all: f64 = shares.iter().map(|(_, share)| share).sum();
+                    shares.sort_by(|a, b| b.1.total_cmp(&a.1));
+                    shares.truncate(top_k);
+                    let chosen: f64 = shares.iter().map(|(_, share)| share).sum();
+                    let mut sum = vec![0.0; hidden];
+                    for (expert, share) in shares {
+                        let of = |values: &[f64]| {
+                            values[expert * inner * hidden..][..inner * hidden].to_vec()
+                        };
+                        let gate = product(x, &of(&gate_values), hidden);
+                        let up = product(x, &of(&up_values), hidden);
+                        let gated: Vec<f64> =
+                            gate.iter().zip(up).map(|(gate, up)| silu(*gate) * up).collect();
+                        let said = product(&gated, &of(&down_values), inner);
+                        let share = share / if renormalize { chosen } else { all };
+                        sum.iter_mut().zip(said).for_each(|(sum, said)| *sum += share * said);
+                    }
+                    expected.extend(sum);
+                }
+                let got = backend.mix_experts(
+                    &tensor(backend, &[tokens, hidden], &x),
+                    &tensor(backend, &[tokens, count], &router),
+                    &experts,
+                    top_k,
+                    renormalize,
+                );
+                let what = format!("{what}, {tokens} tokens to {top_k}");
+                assert_close(&backend.read(&got.unwrap()).unwrap(), &expected, &what);
+            }
+        }
+    }
+
+    fn tokens_come_from_where_they_are_said_to(backend: &B) {
+        let logits = tensor(backend, &[3, 4], &[0., 9., 0., 0., 9., 0., 0., 0., 0., 0., 0., 9.]);
+        let drawn = backend.sample(&logits, &[Draw::GREEDY; 3]).unwrap();
+        backend.start(&[&logits], &[&drawn]).unwrap();
+        assert_eq!(backend.read_tokens(&drawn).unwrap(), [1, 0, 3]);
+        let of = |place| TokenSource::Drawn(&drawn, place);
+        let given = TokenSource::Given(&[7, 8]);
+        for (parts, expected) in [
+            (vec![of(0), of(1), of(2)], vec![1, 0, 3]),
+            (vec![of(2), of(1), of(0)], vec![3, 0, 1]),
+            (vec![of(0), of(1)], vec![1, 0]),
+            (vec![of(1), given, of(1)], vec![0, 7, 8, 0]),
+            (vec![TokenSource::Given(&[5])], vec![5]),
+        ] {
+            let tokens = backend.tokens(&parts).unwrap();
+            assert_eq!(backend.read_tokens(&tokens).unwrap(), expected);
+        }
+    }
+
+    fn draws_are_the_samplers(backend: &B) {
+        let mut dice = Dice::new(6);
+        let vocabulary = 50;
+        for case in 0..60 {
+            // A draw a row, of all kinds in one step.
+            let draws: Vec<Draw> = (0..5)
+                .map(|row| Draw {
+                    temperature: [0.0, 0.3, 0.7, 1.0, 1.5][(case + row) % 5],
+                    top_p: [1.0, 0.9, 0.5, 0.0, 0.05][(case / 5 + row) % 5],
+                    min_p: [0.0, 0.1, 0.5, 1.0][(case / 3 + row) % 4],
+                    min_tokens_to_keep: [1, 3, 70][(case + row) % 3],
+                    uniform: 0.0,
+                })
+                .collect();
+            let logits: Vec<f32> =
+                dice.floats(5 * vocabulary).iter().map(|x| x * 4.0).collect();
+            // What each row may draw: the host's sampler, asked everywhere.
+            let places = || (0..400).map(|place| place as f32 / 400.0);
+            let expected: Vec<Vec<u32>> = logits
+                .chunks(vocabulary)
+                .zip(&draws)
+                .map(|(row, draw)| {
+                    let mut sampler = Sampler::default();
+                    let mut counts = vec![0u32; vocabulary];
+                    for uniform in places() {
+                        let draw = Draw { uniform, ..*draw };
+                        counts[sampler.sample(row, &draw).unwrap() as usize] += 1;
+                    }
+                    counts
+                })
+                .collect();
+            let mut got = vec![vec![0u32; vocabulary]; 5];
+            let tensor = tensor(backend, &[5, vocabulary], &logits);
+            for uniform in places() {
+                let draws: Vec<Draw> =
+                    draws.iter().map(|draw| Draw { uniform, ..*draw }).collect();
+                let tokens = backend.sample(&tensor, &draws).unwrap();
+                for (row, token) in backend.read_tokens(&tokens).unwrap().iter().enumerate() {
+                    got[row][*token as usize] += 1;
+                }
+            }
+            for ((got, expected), draw) in got.iter().zip(&expected).zip(&draws) {
+                for (token, (got, expected)) in got.iter().zip(expected).enumerate() {
+                    // The same stretch, give or take its two ends.
+                    assert!(got.abs_diff(*expected) <= 2, "{token}: {got} {expected} {draw:?}");
+                }
+            }
+        }
+    }
+
+    fn a_token_cannot_be_drawn_from_what_is_not_a_number(backend: &B) {
+        for temperature in [0.0, 1.0] {
+            let logits = tensor(backend, &[2, 3], &[1.0, 2.0, 3.0, f32::NAN, f32::NAN, f32::NAN]);
+            let draw = Draw { temperature, ..Draw::GREEDY };
+            let drawn = backend.sample(&logits, &[draw; 2]);
+            let error = drawn.and_then(|drawn| backend.read_tokens(&drawn)).unwrap_err();
+            assert!(error.reason.contains("not numbers"), "{error}");
+        }
+    }
+
+    fn shapes_that_do_not_fit_are_errors_with_the_operations_name(backend: &B) {
+        let a = tensor(backend, &[2, 3], &[0.0; 6]);
+        let b = tensor(backend, &[5, 7], &[0.0; 35]);
+        let error = backend.add(&a, &b).map(drop).unwrap_err();
+        assert_eq!(error.op, "add");
+        assert!(!error.reason.is_empty() && !error.reason.contains(".cpp"), "{error}");
+        let matrix = backend.matrix(MatrixWeights::Dense(raw_floats(&[4, 5], &[0.0; 20]))).unwrap();
+        assert_eq!(backend.project(&a, &matrix).map(drop).unwrap_err().op, "project");
+    }
+}
+
+/// One sequence's keys and values, on the backend and in f64.
+struct Reference<K> {
+    kv: K,
+    k: Vec<f64>,
+    v: Vec<f64>,
+}
+
+impl<K> Reference<K> {
+    fn new<B: Backend<Kv = K>>(backend: &B) -> Self {
+        Self {
+            kv: backend.kv(2, 64).unwrap(),
+            k: Vec::new(),
+            v: Vec::new(),
+        }
+    }
+
+    /// Rows of 4 heads of 64, which 2 heads of keys and values serve.
+    fn attend(&self, q: &[f64], window: Option<usize>, sinks: Option<&[f32]>) -> Vec<f64> {
+        let (heads, kv_heads, head_dim) = (4, 2, 64);
+        let len = self.k.len() / (kv_heads * head_dim);
+        let tokens = q.len() / (heads * head_dim);
+        let mut output = Vec::new();
+        for (row, q) in q.chunks_exact(head_dim).enumerate() {
+            let (token, head) = (row / heads, row % heads);
+            let own = len - tokens + token;
+            let first = window.map_or(0, |window| (own + 1).saturating_sub(window));
+            let at = |position: usize| (position * kv_heads + head / 2) * head_dim;
+            let weights: Vec<f64> = (first..=own)
+                .map(|position| {
+                    let k = &self.k[at(position)..][..head_dim];
+                    (0.125 * q.iter().zip(k).map(|(q, k)| q * k).sum::<f64>()).exp()
+                })
+                .collect();
+            let sink = sinks.map_or(0.0, |sinks| f64::from(sinks[head]).exp());
+            let total = weights.iter().sum::<f64>() + sink;
+            let mut sum = vec![0.0; head_dim];
+            for (position, weight) in (first..=own).zip(weights) {
+                let v = &self.v[at(position)..][..head_dim];
+                sum.iter_mut()
+                    .zip(v)
+                    .for_each(|(sum, v)| *sum += weight / total * v);
+            }
+            output.extend(sum);
+        }
+        output
+    }
+}
+
+/// Random weights of a shape in every format there is, and their values.
+fn every_format(dice: &mut Dice, shape: &[usize]) -> Vec<(String, MatrixWeights, Vec<f64>)> {
+    let elements: usize = shape.iter().product();
+    let (&columns, rows) = shape.split_last().unwrap();
+    let of_row = |length: usize| [rows, &[length]].concat();
+    let values = dice.short_floats(elements);
+    let dense = |dtype, bytes: Vec<u8>| {
+        (
+            format!("{dtype:?}"),
+            MatrixWeights::Dense(raw(dtype, shape, bytes)),
+            wide(&values),
+        )
+    };
+    let mut formats = vec![
+        dense(
+            Dtype::F32,
+            values.iter().flat_map(|x| x.to_le_bytes()).collect(),
+        ),
+        dense(
+            Dtype::Bf16,
+            values
+                .iter()
+                .flat_map(|&x| bf16::from_f32(x).to_le_bytes())
+                .collect(),
+        ),
+        dense(
+            Dtype::F16,
+            values
+                .iter()
+                .flat_map(|&x| f16::from_f32(x).to_le_bytes())
+                .collect(),
+        ),
+    ];
+    for bits in [2, 3, 4, 5, 6, 8] {
+        for group_size in [32, 64, 128] {
+            if !columns.is_multiple_of(group_size) {
+                continue;
+            }
+            let numbers = dice.numbers(elements, 1 << bits);
+            let scales = dice.floats(elements / group_size);
+            let biases = dice.floats(elements / group_size);
+            let values = numbers
+                .iter()
+                .enumerate()
+                .map(|(i, &q)| {
+                    let group = i / group_size;
+                    f64::from(q) * f64::from(scales[group]) + f64::from(biases[group])
+                })
+                .collect();
+            let groups = of_row(columns / group_size);
+            let weights = MatrixWeights::Affine {
+                packed: raw(
+                    Dtype::U32,
+                    &of_row(columns * bits / 32),
+                    bit_string(&numbers, bits),
+                ),
+                scales: raw_floats(&groups, &scales),
+                biases: raw_floats(&groups, &biases),
+                group_size,
+                bits,
+            };
+            formats.push((format!("{bits} bits by {group_size}"), weights, values));
+        }
+    }
+    let numbers = dice.numbers(elements, 16);
+    let exponents: Vec<u8> = dice
+        .numbers(elements / 32, 9)
+        .iter()
+        .map(|&e| 122 + e as u8)
+        .collect();
+    let float = |q: u32| {
+        let magnitude = [0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0][q as usize & 7];
+        if q & 8 == 0 { magnitude } else { -magnitude }
+    };
+    let values = numbers
+        .iter()
+        .enumerate()
+        .map(|(i, &q)| float(q) * 2f64.powi(i32::from(exponents[i / 32]) - 127))
+        .collect();
+    let weights = MatrixWeights::Mxfp4 {
+        packed: raw(Dtype::U32, &of_row(columns / 8), bit_string(&numbers, 4)),
+        scales: raw(Dtype::U8, &of_row(columns / 32), exponents),
+    };
+    formats.push(("mxfp4".to_owned(), weights, values));
+    formats
+}
+
+/// The numbers as one string of bits, lowest first.
+fn bit_string(numbers: &[u32], bits: usize) -> Vec<u8> {
+    let mut bytes = vec![0u8; numbers.len() * bits / 8];
+    for (index, number) in numbers.iter().enumerate() {
+        for bit in 0..bits {
+            let at = index * bits + bit;
+            bytes[at / 8] |= ((number >> bit & 1) as u8) << (at % 8);
+        }
+    }
+    bytes
+}

@@ -1,0 +1,130 @@
+//! Weights as a model's files store them. Knows no tensor library.
+
+use crate::blob::Blob;
+
+/// The element types weights are stored in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Dtype {
+    /// 32-bit floating point.
+    F32,
+    /// 16-bit floating point, IEEE.
+    F16,
+    /// 16-bit floating point, the upper half of an `f32`.
+    Bf16,
+    /// 32-bit unsigned: packed quantized weights.
+    U32,
+    /// 8-bit unsigned: exponents that groups of mxfp4 weights share.
+    U8,
+}
+
+impl Dtype {
+    /// Bytes an element takes.
+    pub fn size(self) -> usize {
+        match self {
+            Self::F32 | Self::U32 => 4,
+            Self::F16 | Self::Bf16 => 2,
+            Self::U8 => 1,
+        }
+    }
+
+    /// Whether the elements are floating-point numbers.
+    pub fn is_float(self) -> bool {
+        matches!(self, Self::F32 | Self::F16 | Self::Bf16)
+    }
+}
+
+/// A stored tensor: little-endian elements, row-major, still where the file
+/// put them.
+#[derive(Debug, Clone)]
+pub struct RawTensor {
+    /// Type of the elements.
+    pub dtype: Dtype,
+    /// Length of each axis.
+    pub shape: Vec<usize>,
+    /// The elements: exactly the product of `shape` times the element's size.
+    pub bytes: Blob,
+}
+
+impl RawTensor {
+    /// Entry `index` of the first axis, `None` if there is none such.
+    pub fn entry(&self, index: usize) -> Option<Self> {
+        let (&count, shape) = self.shape.split_first()?;
+        let size = self.bytes.len() / count.max(1);
+        Some(Self {
+            dtype: self.dtype,
+            shape: shape.to_vec(),
+            bytes: self.bytes.slice(index * size..(index + 1) * size)?,
+        })
+    }
+}
+
+/// A weight matrix `[out, in]` as stored; of experts, `[experts, out, in]`.
+#[derive(Debug, Clone)]
+pub enum MatrixWeights {
+    /// Floating-point elements.
+    Dense(RawTensor),
+    /// MLX's affine quantization: row by row, groups of `group_size` weights
+    /// share a scale and a bias, and a weight is `scale * q + bias` with `q`
+    /// an unsigned number of `bits` bits. A row is one string of bits, the
+    /// lowest of each byte first.
+    Affine {
+        /// `[…, out, in * bits / 32]`, [`Dtype::U32`].
+        packed: RawTensor,
+        /// `[…, out, in / group_size]`, floating point.
+        scales: RawTensor,
+        /// `[…, out, in / group_size]`, floating point.
+        biases: RawTensor,
+        /// Weights in a group: 32, 64 or 128.
+        group_size: usize,
+        /// Bits of a weight: 2, 3, 4, 5, 6 or 8.
+        bits: usize,
+    },
+    /// MXFP4 of the OCP Microscaling formats 1.0
+    /// (<https://www.opencompute.org/documents/ocp-microscaling-formats-mx-v1-0-spec-final-pdf>):
+    /// groups of 32 four-bit floats (E2M1) share a power of two (E8M0).
+    Mxfp4 {
+        /// `[…, out, in / 8]`, [`Dtype::U32`], packed low bits first.
+        packed: RawTensor,
+        /// `[…, out, in / 32]`, [`Dtype::U8`]: exponents, biased by 127.
+        scales: RawTensor,
+    },
+}
+
+impl MatrixWeights {
+    /// The matrix of one of the experts, `None` if there is none such.
+    pub fn expert(&self, index: usize) -> Option<Self> {
+        Some(match self {
+            Self::Dense(raw) => Self::Dense(raw.entry(index)?),
+            Self::Affine {
+                packed,
+                scales,
+                biases,
+                group_size,
+                bits,
+            } => Self::Affine {
+                packed: packed.entry(index)?,
+                scales: scales.entry(index)?,
+                biases: biases.entry(index)?,
+                group_size: *group_size,
+                bits: *bits,
+            },
+            Self::Mxfp4 { packed, scales } => Self::Mxfp4 {
+                packed: packed.entry(index)?,
+                scales: scales.entry(index)?,
+            },
+        })
+    }
+}
+
+/// The gated MLPs of a layer's experts, as stored.
+#[derive(Debug, Clone)]
+pub struct ExpertWeights {
+    /// `[experts, intermediate, hidden]`.
+    pub gate: MatrixWeights,
+    /// `[experts, intermediate, hidden]`.
+    pub up: MatrixWeights,
+    /// `[experts, hidden, intermediate]`.
+    pub down: MatrixWeights,
+    /// How many there are.
+    pub count: usize,
+}
