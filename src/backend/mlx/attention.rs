@@ -1,0 +1,185 @@
+//! Attention of a ragged step, and the keys and values it reads.
+
+use mlx_rs::Array;
+use mlx_rs::error::Exception;
+use mlx_rs::fast::{ScaledDotProductAttentionMask, scaled_dot_product_attention};
+use mlx_rs::ops::indexing::{TryIndexMutOp, TryIndexOp};
+use mlx_rs::ops::{concatenate, zeros_dtype};
+
+use super::array::length;
+use super::failed;
+use super::memory::Memory;
+use crate::backend::{AttentionSettings, BackendError, Span};
+
+/// Rows the buffers grow by, as mlx-lm's do.
+const GROWTH: i32 = 256;
+
+/// The keys and values of one sequence in one layer. `len` rows of the
+/// buffers are in use, `len <= capacity`.
+pub struct Kv {
+    kv_heads: i32,
+    head_dim: i32,
+    len: i32,
+    capacity: i32,
+    /// `[kv_heads, capacity, head_dim]` each; none before the first append.
+    /// MLX writes into them in place as long as nobody else holds them.
+    buffers: Option<(Array, Array)>,
+}
+
+impl Kv {
+    pub(super) fn new(kv_heads: i32, head_dim: i32) -> Self {
+        Self {
+            kv_heads,
+            head_dim,
+            len: 0,
+            capacity: 0,
+            buffers: None,
+        }
+    }
+
+    /// Appends `k` and `v` `[kv_heads, n, head_dim]`.
+    fn append(&mut self, k: &Array, v: &Array, memory: &Memory) -> Result<(), BackendError> {
+        let failed = failed("attention");
+        let len = self.len + k.dim(1);
+        if len > self.capacity {
+            // By half at least, so that copying stays linear in the length.
+            let capacity = len.max(self.len + self.len / 2);
+            self.grow(capacity, k, v, memory)?;
+        }
+        if let Some((keys, values)) = &mut self.buffers {
+            let rows = (.., self.len..len, ..);
+            keys.try_index_mut(rows.clone(), k).map_err(&failed)?;
+            values.try_index_mut(rows, v).map_err(&failed)?;
+        }
+        self.len = len;
+        Ok(())
+    }
+
+    /// Buffers with room for `capacity` rows, those in use kept.
+    fn grow(
+        &mut self,
+        capacity: i32,
+        k: &Array,
+        v: &Array,
+        memory: &Memory,
+    ) -> Result<(), BackendError> {
+        let capacity = (capacity + GROWTH - 1) / GROWTH * GROWTH;
+        let shape = [self.kv_heads, capacity, self.head_dim];
+        let elements: usize = shape.iter().map(|&axis| axis as usize).product();
+        memory.plan(elements * (k.item_size() + v.item_size()), "attention")?;
+        let old = self.buffers.take();
+        let grow = |old: Option<&Array>, like: &Array| -> Result<Array, Exception> {
+            let mut new = zeros_dtype(&shape, like.dtype())?;
+            if let Some(old) = old {
+                let rows = (.., ..self.len, ..);
+                new.try_index_mut(rows, old.try_index(rows)?)?;
+            }
+            Ok(new)
+        };
+        let (keys, values) = old.as_ref().map(|(k, v)| (k, v)).unzip();
+        let failed = failed("attention");
+        self.buffers = Some((
+            grow(keys, k).map_err(&failed)?,
+            grow(values, v).map_err(&failed)?,
+        ));
+        self.capacity = capacity;
+        Ok(())
+    }
+}
+
+/// As [`crate::backend::Backend::attention`] says.
+pub(super) fn ragged(
+    q: &Array,
+    k: &Array,
+    v: &Array,
+    spans: &mut [Span<'_, Kv>],
+    settings: &AttentionSettings<'_, Array>,
+    memory: &Memory,
+) -> Result<Array, BackendError> {
+    let failed = failed("attention");
+    let mut outputs = Vec::with_capacity(spans.len());
+    let mut start = 0;
+    let alone = spans.len() == 1;
+    for span in spans {
+        let end = start + length(span.tokens, "attention")?;
+        // [heads, n, head_dim].
+        let rows = |x: &Array| -> Result<Array, Exception> {
+            match alone {
+                true => x.swap_axes(0, 1),
+                false => x.try_index((start..end, .., ..))?.swap_axes(0, 1),
+            }
+        };
+        let (k, v) = (rows(k).map_err(&failed)?, rows(v).map_err(&failed)?);
+        span.kv.append(&k, &v, memory)?;
+        let q = rows(q).map_err(&failed)?;
+        let seen = visible(span.kv.len, q.dim(1), settings.window);
+        memory.check_scores([q.dim(0), q.dim(1), seen], q.dim(2))?;
+        outputs.push(one_sequence(&q, span.kv, settings).map_err(&failed)?);
+        start = end;
+    }
+    match outputs.len() {
+        1 => Ok(outputs.swap_remove(0)),
+        _ => concatenate(&outputs, 0).map_err(&failed),
+    }
+}
+
+/// Causal attention of the last rows of one sequence, `q` `[heads, n,
+/// head_dim]`: `[n, heads * head_dim]`.
+fn one_sequence(
+    q: &Array,
+    kv: &Kv,
+    settings: &AttentionSettings<'_, Array>,
+) -> Result<Array, Exception> {
+    let Some((keys, values)) = &kv.buffers else {
+        return Err(Exception::custom("there are no keys"));
+    };
+    let n = q.dim(1);
+    let seen = visible(kv.len, n, settings.window);
+    let last = |buffer: &Array| -> Result<Array, Exception> {
+        let rows = (.., kv.len - seen..kv.len, ..);
+        buffer.try_index(rows)?.expand_dims(0)
+    };
+    let (keys, values) = (last(keys)?, last(values)?);
+    let band = match settings.window {
+        Some(window) if n > 1 && seen as usize > window => Some(band_mask(n, seen, window)),
+        _ => None,
+    };
+    let mask = match &band {
+        Some(band) => Some(ScaledDotProductAttentionMask::Array(band)),
+        None if n > 1 => Some(ScaledDotProductAttentionMask::Causal),
+        None => None,
+    };
+    let attended = scaled_dot_product_attention(
+        q.expand_dims(0)?,
+        keys,
+        values,
+        settings.scale,
+        mask,
+        settings.sinks,
+    )?;
+    let (heads, head_dim) = (q.dim(0), q.dim(2));
+    attended
+        .squeeze_axes(&[0])?
+        .swap_axes(0, 1)?
+        .reshape(&[n, heads * head_dim])
+}
+
+/// How many of `len` positions the last `n` see: what is before the first
+/// one's window, none does.
+fn visible(len: i32, n: i32, window: Option<usize>) -> i32 {
+    match window.and_then(|window| i32::try_from(window).ok()) {
+        Some(window) => len.min((window - 1).saturating_add(n)),
+        None => len,
+    }
+}
+
+/// `[n, seen]`: whether each of the last `n` of `seen` positions sees each of
+/// them.
+fn band_mask(n: i32, seen: i32, window: usize) -> Array {
+    let sees: Vec<bool> = (seen - n..seen)
+        .flat_map(|own| {
+            (0..seen).map(move |other| other <= own && ((own - other) as usize) < window)
+        })
+        .collect();
+    Array::from_slice(&sees, &[n, seen])
+}
