@@ -7,7 +7,7 @@
 //! Dependencies point one way:
 //!
 //! ```text
-//! http ──> session ──> chat ──> engine ──> model ──> backend (candle; later mlx)
+//! http ──> session ──> chat ──> engine ──> model ──> backend (mlx | candle)
 //!              └─────> mcp
 //! ```
 //!
@@ -22,7 +22,7 @@
 //! | [`mcp`] | the host: connect, list, call, watch, reconnect, close | the model |
 //! | [`engine`] | one OS thread that owns the model; `submit(request) -> events` | JSON, HTTP, MCP, prompt text |
 //! | [`model`] | config-driven decoder, KV cache, weight loading, tokenizer | requests |
-//! | [`backend`] | the seam to the tensor library, a handful of coarse ops | everything above |
+//! | [`backend`] | the seam to the tensor library, some twenty coarse ops; which libraries are compiled in, and which one runs | everything above |
 //! | [`blob`] | bytes memory-mapped or embedded, shared without copying | what is in them |
 //! | `excerpt` | the beginning of a text, for a line of the log | what the text is |
 //! | [`hub`] | brings a model's files into a local folder | what is in them |

@@ -411,6 +411,32 @@ on_every_backend! {
     }
 }
 
+#[test]
+fn a_backend_that_is_not_there_says_how_to_get_it() {
+    struct Describe;
+    impl WithBackend for Describe {
+        type Output = String;
+        fn with<B: Backend>(self, backend: B) -> String {
+            backend.describe()
+        }
+    }
+    let candle = start(BackendChoice::Candle, Describe).unwrap();
+    assert!(candle.starts_with("candle on "), "{candle}");
+    let auto = start(BackendChoice::Auto, Describe).unwrap();
+    match start(BackendChoice::Mlx, Describe) {
+        Ok(mlx) => {
+            assert!(BackendChoice::BUILT_IN.contains(&BackendChoice::Mlx));
+            assert!(mlx.starts_with("MLX on "), "{mlx}");
+            assert_eq!(auto, mlx);
+        }
+        Err(error) => {
+            assert!(!BackendChoice::BUILT_IN.contains(&BackendChoice::Mlx));
+            assert!(error.reason.contains("--features mlx"), "{error}");
+            assert_eq!(auto, candle);
+        }
+    }
+}
+
 /// One sequence's keys and values, on the backend and in f64.
 struct Reference<K> {
     kv: K,

@@ -18,6 +18,9 @@ mod http;
 mod hub;
 // The log file: what is in it, midnight, a full disk.
 mod log;
+// The model on MLX, where it is compiled in.
+#[cfg(feature = "mlx")]
+mod mlx;
 // Prompts that the bundled model answers with the bundled tools.
 mod prompts;
 // MCP servers written by others.
