@@ -25,14 +25,9 @@ fn collect() -> String {
     format!("OS: {os}\nCPU: {cpu}\nCores: {cores}\nMemory: {memory} GB\nArch: {arch}")
 }
 
+/// Its name and version, as people call it.
 fn os() -> String {
-    let version = System::os_version().unwrap_or_default();
-    let name = match System::distribution_id().as_str() {
-        // The kernel's name there, which nobody calls the system by.
-        "macos" => "macOS".to_owned(),
-        other => System::name().unwrap_or_else(|| other.to_owned()),
-    };
-    format!("{name} {version}").trim_end().to_owned()
+    System::long_os_version().unwrap_or_else(System::distribution_id)
 }
 
 /// A processor's name without trade marks.

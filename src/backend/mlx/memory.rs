@@ -109,8 +109,8 @@ impl Memory {
     pub(super) fn loaded(&self) -> Result<(), Exception> {
         let weights = memory::active_memory()?;
         let wired = weights.min(self.limit);
-        // Only Metal on macOS 15 and later wires; elsewhere this does nothing
-        // or is refused, and the weights stay pageable.
+        // Only Metal wires, and only on newer systems; elsewhere this does
+        // nothing or is refused, and the weights stay pageable.
         if let Err(reason) = memory::set_wired_limit(wired) {
             debug!(%reason, "the weights are not wired");
         }
