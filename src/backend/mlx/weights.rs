@@ -11,32 +11,39 @@ use crate::backend::{BackendError, MatrixWeights};
 
 /// A weight matrix `[out, in]`; of experts, `[experts, out, in]`.
 pub enum Matrix {
-    Dense {
-        /// `[…, out, in]`.
-        weight: Array,
-        /// The same seen as `[…, in, out]`.
-        transposed: Array,
-    },
-    Affine {
-        packed: Array,
-        scales: Array,
-        biases: Array,
-        group_size: i32,
-        bits: i32,
-    },
-    Mxfp4 {
-        packed: Array,
-        scales: Array,
-    },
+    Dense(Dense),
+    Affine(Affine),
+    Mxfp4(Mxfp4),
+}
+
+pub struct Dense {
+    /// `[…, out, in]`.
+    weight: Array,
+    /// The same seen as `[…, in, out]`.
+    transposed: Array,
+}
+
+pub struct Affine {
+    packed: Array,
+    scales: Array,
+    biases: Array,
+    group_size: i32,
+    bits: i32,
+}
+
+pub struct Mxfp4 {
+    packed: Array,
+    scales: Array,
 }
 
 impl Matrix {
     pub(super) fn load(weights: &MatrixWeights, memory: &Memory) -> Result<Self, BackendError> {
+        let array = |raw| from_raw(raw, memory);
         Ok(match weights {
             MatrixWeights::Dense(raw) => {
-                let weight = from_raw(raw, memory)?;
+                let weight = array(raw)?;
                 let transposed = weight.swap_axes(-1, -2).map_err(super::failed("load"))?;
-                Self::Dense { weight, transposed }
+                Self::Dense(Dense { weight, transposed })
             }
             MatrixWeights::Affine {
                 packed,
@@ -44,17 +51,17 @@ impl Matrix {
                 biases,
                 group_size,
                 bits,
-            } => Self::Affine {
-                packed: from_raw(packed, memory)?,
-                scales: from_raw(scales, memory)?,
-                biases: from_raw(biases, memory)?,
+            } => Self::Affine(Affine {
+                packed: array(packed)?,
+                scales: array(scales)?,
+                biases: array(biases)?,
                 group_size: length(*group_size, "load")?,
                 bits: length(*bits, "load")?,
-            },
-            MatrixWeights::Mxfp4 { packed, scales } => Self::Mxfp4 {
-                packed: from_raw(packed, memory)?,
-                scales: from_raw(scales, memory)?,
-            },
+            }),
+            MatrixWeights::Mxfp4 { packed, scales } => Self::Mxfp4(Mxfp4 {
+                packed: array(packed)?,
+                scales: array(scales)?,
+            }),
         })
     }
 
@@ -62,36 +69,34 @@ impl Matrix {
     pub(super) fn rows(&self, ids: &Array) -> Result<Array, Exception> {
         let rows = |table: &Array| take_axis(table, ids, 0);
         match self {
-            Self::Dense { weight, .. } => rows(weight),
-            Self::Affine {
-                packed,
-                scales,
-                biases,
-                group_size,
-                bits,
-            } => ops::dequantize(
-                rows(packed)?,
-                rows(scales)?,
-                &rows(biases)?,
-                *group_size,
-                *bits,
+            Self::Dense(dense) => rows(&dense.weight),
+            Self::Affine(affine) => ops::dequantize(
+                rows(&affine.packed)?,
+                rows(&affine.scales)?,
+                &rows(&affine.biases)?,
+                affine.group_size,
+                affine.bits,
             ),
-            Self::Mxfp4 { packed, scales } => sys::mxfp4_dequantize(&rows(packed)?, &rows(scales)?),
+            Self::Mxfp4(Mxfp4 { packed, scales }) => {
+                sys::mxfp4_dequantize(&rows(packed)?, &rows(scales)?)
+            }
         }
     }
 
     /// `[T, in]` to `[T, out]`.
     pub(super) fn project(&self, x: &Array) -> Result<Array, Exception> {
         match self {
-            Self::Dense { transposed, .. } => x.matmul(transposed),
-            Self::Affine {
-                packed,
-                scales,
-                biases,
-                group_size,
-                bits,
-            } => ops::quantized_matmul(x, packed, scales, biases, true, *group_size, *bits),
-            Self::Mxfp4 { packed, scales } => sys::mxfp4_matmul(x, packed, scales),
+            Self::Dense(dense) => x.matmul(&dense.transposed),
+            Self::Affine(affine) => ops::quantized_matmul(
+                x,
+                &affine.packed,
+                &affine.scales,
+                &affine.biases,
+                true,
+                affine.group_size,
+                affine.bits,
+            ),
+            Self::Mxfp4(Mxfp4 { packed, scales }) => sys::mxfp4_matmul(x, packed, scales),
         }
     }
 
@@ -104,26 +109,20 @@ impl Matrix {
         sorted: bool,
     ) -> Result<Array, Exception> {
         match self {
-            Self::Dense { transposed, .. } => ops::gather_mm(x, transposed, None, experts, sorted),
-            Self::Affine {
-                packed,
-                scales,
-                biases,
-                group_size,
-                bits,
-            } => ops::gather_qmm(
+            Self::Dense(dense) => ops::gather_mm(x, &dense.transposed, None, experts, sorted),
+            Self::Affine(affine) => ops::gather_qmm(
                 x,
-                packed,
-                scales,
-                biases,
+                &affine.packed,
+                &affine.scales,
+                &affine.biases,
                 None,
                 experts,
                 true,
-                *group_size,
-                *bits,
+                affine.group_size,
+                affine.bits,
                 sorted,
             ),
-            Self::Mxfp4 { packed, scales } => {
+            Self::Mxfp4(Mxfp4 { packed, scales }) => {
                 sys::mxfp4_gather_matmul(x, packed, scales, experts, sorted)
             }
         }
