@@ -25,9 +25,9 @@ pub struct Experts {
 impl Experts {
     pub(super) fn load(weights: &ExpertWeights, memory: &Memory) -> Result<Self, BackendError> {
         Ok(Self {
-            gate: Matrix::load(&weights.gate, memory)?,
-            up: Matrix::load(&weights.up, memory)?,
-            down: Matrix::load(&weights.down, memory)?,
+            gate: Matrix::load_experts(&weights.gate, memory)?,
+            up: Matrix::load_experts(&weights.up, memory)?,
+            down: Matrix::load_experts(&weights.down, memory)?,
         })
     }
 
@@ -61,9 +61,9 @@ impl Experts {
             let row_tokens: Vec<i32> = (0..rows).map(|row| row / top_k).collect();
             (chosen, Array::from_slice(&row_tokens, &[rows]), None)
         };
-        let x = take_axis(x, &row_tokens, 0)?.reshape(&[rows, 1, hidden])?;
-        let gate = self.gate.project_by(&x, &experts, sorted)?;
-        let up = self.up.project_by(&x, &experts, sorted)?;
+        let rows_of_x = take_axis(x, &row_tokens, 0)?.reshape(&[rows, 1, hidden])?;
+        let gate = self.gate.project_by(&rows_of_x, &experts, sorted)?;
+        let up = self.up.project_by(&rows_of_x, &experts, sorted)?;
         let inner = swiglu((&gate, &up))?;
         let mut said = self.down.project_by(&inner, &experts, sorted)?;
         if let Some(back) = back {
@@ -71,6 +71,7 @@ impl Experts {
         }
         said.reshape(&[tokens, top_k, hidden])?
             .multiply(shares.expand_dims(-1)?)?
-            .sum_axis(1, false)
+            .sum_axis(1, false)?
+            .as_dtype(x.dtype())
     }
 }

@@ -48,6 +48,11 @@ impl Memory {
         }
     }
 
+    /// Where it is.
+    pub(super) fn device(&self) -> DeviceType {
+        self.device
+    }
+
     /// Whether `bytes` more fit.
     ///
     /// # Errors

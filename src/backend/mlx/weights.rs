@@ -2,7 +2,8 @@
 
 use mlx_rs::error::Exception;
 use mlx_rs::ops::indexing::take_axis;
-use mlx_rs::{Array, ops};
+use mlx_rs::transforms::eval;
+use mlx_rs::{Array, DeviceType, Dtype, ops};
 
 use super::array::{from_raw, length};
 use super::memory::Memory;
@@ -63,6 +64,28 @@ impl Matrix {
                 scales: array(scales)?,
             }),
         })
+    }
+
+    /// The same for [`Self::project_by`], where MLX's CPU build knows no other
+    /// floats than f32.
+    pub(super) fn load_experts(
+        weights: &MatrixWeights,
+        memory: &Memory,
+    ) -> Result<Self, BackendError> {
+        let matrix = Self::load(weights, memory)?;
+        let Self::Dense(dense) = &matrix else {
+            return Ok(matrix);
+        };
+        if matches!(memory.device(), DeviceType::Gpu) || dense.weight.dtype() == Dtype::Float32 {
+            return Ok(matrix);
+        }
+        let widen = || {
+            let weight = dense.weight.as_dtype(Dtype::Float32)?;
+            eval([&weight])?;
+            let transposed = weight.swap_axes(-1, -2)?;
+            Ok(Self::Dense(Dense { weight, transposed }))
+        };
+        widen().map_err(super::failed("load"))
     }
 
     /// Rows `ids` `[n]`: `[n, in]`.
