@@ -331,6 +331,7 @@ on_every_backend! {
         for (parts, expected) in [
             (vec![of(0), of(1), of(2)], vec![1, 0, 3]),
             (vec![of(2), of(1), of(0)], vec![3, 0, 1]),
+            (vec![of(0), of(2), of(1)], vec![1, 3, 0]),
             (vec![of(0), of(1)], vec![1, 0]),
             (vec![of(1), given, of(1)], vec![0, 7, 8, 0]),
             (vec![TokenSource::Given(&[5])], vec![5]),

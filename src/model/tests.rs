@@ -13,6 +13,8 @@ use serde_json::{Value, json};
 
 use super::*;
 
+mod golden;
+
 /// What mlx-lm computes, written by `tests/support/golden_demo.py`.
 fn golden() -> Vec<Value> {
     serde_json::from_str(include_str!("golden_demo.json")).unwrap()
