@@ -12,16 +12,6 @@ use std::ops::Range;
 
 use super::prefix_cache::PrefixCache;
 
-/// The most prompt tokens of a step while nobody decodes: enough to use the
-/// hardware, few enough that a cancelled request stops soon.
-pub(super) const PREFILL_TOKENS: usize = 512;
-
-/// The most prompt tokens of a step in which others decode. Those wait for
-/// the whole step, so a step may take a few times as long as without them,
-/// but not as long as a full one; and a product with 128 rows already reads
-/// each weight once for all of them, so that more gains little.
-pub(super) const PREFILL_TOKENS_BESIDE_DECODING: usize = 128;
-
 /// A request's name within the engine.
 pub(super) type RequestId = u64;
 
@@ -40,6 +30,30 @@ pub(super) struct Limits {
     pub(super) kv_tokens: usize,
     /// The most tokens parked.
     pub(super) cache_tokens: usize,
+    pub(super) prefill: Prefill,
+}
+
+/// The most prompt tokens of a step; at least 1 each.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Prefill {
+    /// While nobody decodes.
+    pub(super) alone: usize,
+    /// While others decode and wait for the whole step.
+    pub(super) beside_decoding: usize,
+}
+
+impl Default for Prefill {
+    fn default() -> Self {
+        Self {
+            // Enough to use the hardware, few enough that a cancelled request
+            // stops soon.
+            alone: 512,
+            // A step may take a few times as long as without a prompt, but
+            // not as long as a full one; and a product with 128 rows already
+            // reads each weight once for all of them: more gains little.
+            beside_decoding: 128,
+        }
+    }
 }
 
 /// A request as the scheduler sees it.
@@ -208,8 +222,8 @@ impl Scheduler {
     fn step(&mut self) -> Vec<Part> {
         let decoding = self.running.iter().any(|running| !running.prefilling());
         let mut prefill = match decoding {
-            true => PREFILL_TOKENS_BESIDE_DECODING,
-            false => PREFILL_TOKENS,
+            true => self.limits.prefill.beside_decoding,
+            false => self.limits.prefill.alone,
         };
         let mut parts = Vec::with_capacity(self.running.len());
         for running in &mut self.running {
@@ -334,3 +348,6 @@ impl Scheduler {
         Some(self.running.remove(place))
     }
 }
+
+#[cfg(test)]
+mod tests;

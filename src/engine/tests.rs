@@ -8,6 +8,8 @@ use super::*;
 use crate::backend::{BackendChoice, MemoryUse};
 use crate::model::{Draw, Input, SequenceId, Step, Tokens};
 
+mod batching;
+
 const GREEDY: Sampling = Sampling {
     temperature: 0.0,
     top_p: 1.0,

@@ -11,7 +11,7 @@ use tracing::{Span, debug, info};
 
 use super::generation::Generation;
 use super::scheduler::{
-    Action, Arrival, Limits, Origin, Part, Refused, RequestId, Scheduler, Slot,
+    Action, Arrival, Limits, Origin, Part, Prefill, Refused, RequestId, Scheduler, Slot,
 };
 use super::{EngineError, Event, FinishReason, Request, Settings};
 use crate::model::{Input, Model, ModelError, SequenceId, Step, Tokenizer, Tokens};
@@ -62,6 +62,7 @@ impl<'a> Worker<'a> {
             max_batch: settings.max_batch.max(1),
             kv_tokens: settings.kv_bytes.map_or(usize::MAX, |bytes| bytes / token),
             cache_tokens: settings.prefix_cache_bytes / token,
+            prefill: Prefill::default(),
         };
         info!(
             kv_bytes_per_token = token,
