@@ -253,7 +253,7 @@ on_every_backend! {
                 k: original.k[..forked * row].to_vec(),
                 v: original.v[..forked * row].to_vec(),
             };
-            for tokens in [1, 5, 260] {
+            for tokens in [1, 5, 30] {
                 fork.go_on(backend, &mut dice, tokens);
                 original.go_on(backend, &mut dice, tokens);
             }
