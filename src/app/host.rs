@@ -129,6 +129,7 @@ async fn load_model(
     let settings = engine::Settings {
         context_length: config.model.context_length,
         end_of_sequence,
+        ..engine::Settings::default()
     };
     let backend = config.model.backend;
     let progress = Reporter::new("loading", config.model.model_name.to_string());

@@ -256,6 +256,10 @@ pub trait Backend: 'static {
     /// Empty keys and values for one sequence in one layer.
     fn kv(&self, kv_heads: usize, head_dim: usize) -> Result<Self::Kv, BackendError>;
 
+    /// A copy of the first `len` tokens' keys and values, which lives on by
+    /// itself. `kv` holds at least as many.
+    fn fork_kv(&self, kv: &Self::Kv, len: usize) -> Result<Self::Kv, BackendError>;
+
     /// Appends each span's rows of `k` and `v` (`[T, kv_heads, head_dim]`) to
     /// its sequence, then lets each row of `q` (`[T, heads, head_dim]`)
     /// attend to its own sequence up to itself: `[T, heads * head_dim]`.

@@ -241,6 +241,31 @@ on_every_backend! {
         }
     }
 
+    fn a_fork_goes_on_from_its_prefix_and_leaves_the_original_as_it_is(backend: &B) {
+        let mut dice = Dice::new(8);
+        let row = 2 * 64;
+        // Within a piece of the buffers, at its end, beyond it, and nothing.
+        for (len, forked) in [(7, 3), (300, 255), (300, 256), (300, 257), (256, 256), (5, 0)] {
+            let mut original = Reference::new(backend);
+            original.go_on(backend, &mut dice, len);
+            let mut fork = Reference {
+                kv: backend.fork_kv(&original.kv, forked).unwrap(),
+                k: original.k[..forked * row].to_vec(),
+                v: original.v[..forked * row].to_vec(),
+            };
+            for tokens in [1, 5, 30] {
+                fork.go_on(backend, &mut dice, tokens);
+                original.go_on(backend, &mut dice, tokens);
+            }
+            // And it needs the original no more.
+            drop(original);
+            fork.go_on(backend, &mut dice, 2);
+        }
+        let empty = backend.fork_kv(&backend.kv(2, 64).unwrap(), 0).unwrap();
+        let mut empty = Reference { kv: empty, k: Vec::new(), v: Vec::new() };
+        empty.go_on(backend, &mut dice, 3);
+    }
+
     fn matrices_of_every_format_give_their_rows_and_products(backend: &B) {
         let mut dice = Dice::new(4);
         let (rows, columns) = (40, 256);
@@ -452,6 +477,31 @@ impl<K> Reference<K> {
             k: Vec::new(),
             v: Vec::new(),
         }
+    }
+
+    /// The next `tokens` tokens, of which each sees all before it.
+    fn go_on<B: Backend<Kv = K>>(&mut self, backend: &B, dice: &mut Dice, tokens: usize) {
+        let [q, k, v] = [4, 2, 2].map(|heads| dice.floats(tokens * heads * 64));
+        self.k.extend(wide(&k));
+        self.v.extend(wide(&v));
+        let shape = |heads| [tokens, heads, 64];
+        let got = backend.attention(
+            &tensor(backend, &shape(4), &q),
+            &tensor(backend, &shape(2), &k),
+            &tensor(backend, &shape(2), &v),
+            &mut [Span {
+                tokens,
+                kv: &mut self.kv,
+            }],
+            &AttentionSettings {
+                scale: 0.125,
+                window: None,
+                sinks: None,
+            },
+        );
+        let got = backend.read(&got.unwrap()).unwrap();
+        let expected = self.attend(&wide(&q), None, None);
+        assert_close(&got, &expected, &format!("{tokens} more"));
     }
 
     /// Rows of 4 heads of 64, which 2 heads of keys and values serve.

@@ -81,6 +81,7 @@ impl LocalModel {
         &self,
         request: ChatRequest<'_>,
         max_tokens: usize,
+        pin: bool,
     ) -> Result<Reply, ChatError> {
         let prompt = self.prompt(request).await?;
         let reader = TurnReader::new(self.text.template.tool_format(), &prompt.text);
@@ -88,6 +89,7 @@ impl LocalModel {
             prompt: prompt.tokens,
             max_tokens,
             sampling: self.settings.sampling(),
+            pin,
         });
         let events = stream::unfold(events, async |mut events| {
             let event = events.next().await?;
@@ -118,11 +120,12 @@ impl LocalModel {
 
 impl ChatModel for LocalModel {
     fn reply<'a>(&'a self, request: ChatRequest<'a>) -> BoxFuture<'a, Result<Reply, ChatError>> {
-        self.answer(request, self.settings.max_tokens).boxed()
+        self.answer(request, self.settings.max_tokens, false)
+            .boxed()
     }
 
     fn warm_up<'a>(&'a self, request: ChatRequest<'a>) -> BoxFuture<'a, Result<Usage, ChatError>> {
-        let reply = self.answer(request, 1);
+        let reply = self.answer(request, 1, true);
         reply.map_ok(|reply| reply.usage).boxed()
     }
 }

@@ -5,6 +5,9 @@
 
 mod detokenizer;
 mod draws;
+mod generation;
+mod prefix_cache;
+mod scheduler;
 mod worker;
 
 use std::sync::{Arc, mpsc};
@@ -18,13 +21,34 @@ use crate::model::{Model, ModelError, ModelInfo, Tokenizer};
 use worker::{Job, Worker};
 
 /// What the engine is told by the configuration.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct Settings {
     /// The most tokens a sequence may have, prompt and generated; `None` is
     /// what the model was made for.
     pub context_length: Option<usize>,
     /// The tokens that end a turn.
     pub end_of_sequence: Vec<u32>,
+    /// The most requests worked on at once; the others wait.
+    pub max_batch: usize,
+    /// The most bytes of keys and values, of requests and parked sequences
+    /// together; `None` is no limit. A request that may come to more is
+    /// refused, one that does not fit beside the others waits.
+    pub kv_bytes: Option<usize>,
+    /// The most bytes of keys and values of sequences that are parked for
+    /// prompts that begin like them; 0 parks none.
+    pub prefix_cache_bytes: usize,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            context_length: None,
+            end_of_sequence: Vec::new(),
+            max_batch: 16,
+            kv_bytes: None,
+            prefix_cache_bytes: 2 << 30,
+        }
+    }
 }
 
 /// How the next token is chosen from the logits. The definitions are those of
@@ -53,6 +77,9 @@ pub struct Request {
     pub max_tokens: usize,
     /// How tokens are chosen.
     pub sampling: Sampling,
+    /// Whether the prompt is one that many others will begin like: it stays
+    /// in the prefix cache until another such request has ended.
+    pub pin: bool,
 }
 
 /// What the engine says of a request, in order: any number of `Text`, then
@@ -86,6 +113,11 @@ pub enum FinishReason {
 pub struct Usage {
     /// Tokens of the prompt.
     pub prompt_tokens: usize,
+    /// Those of them whose keys and values were there already, from other
+    /// requests.
+    pub cached_tokens: usize,
+    /// Those of them that were evaluated: all others.
+    pub prefilled_tokens: usize,
     /// Tokens generated, the end-of-sequence token included.
     pub generated_tokens: usize,
     /// From submission to the first generated token.
@@ -101,6 +133,18 @@ pub enum EngineError {
         /// Tokens of the prompt plus the one that must be generated.
         needed: usize,
         /// Tokens the context holds.
+        limit: usize,
+    },
+    /// The request may take more memory than the engine may ever give it.
+    #[error(
+        "the request may take {needed} bytes of KV cache but there is room for {limit}; \
+         a shorter prompt or fewer tokens to generate would fit"
+    )]
+    MemoryExceeded {
+        /// Bytes of keys and values of the prompt and of all tokens that may
+        /// be generated.
+        needed: usize,
+        /// Bytes there is room for when nothing else runs.
         limit: usize,
     },
     /// The model failed on this request.
@@ -126,7 +170,7 @@ pub enum StartError {
 }
 
 /// A running engine. Clones share it; when the last one is dropped the
-/// engine finishes the request it is at and its thread ends.
+/// engine finishes the requests it has and its thread ends.
 #[derive(Clone)]
 pub struct Engine {
     jobs: mpsc::Sender<Job>,
@@ -181,7 +225,7 @@ where
             let made_for = info.context_length;
             let context_length = settings.context_length.unwrap_or(made_for).min(made_for);
             if loaded.send(Ok((info, context_length))).is_ok() {
-                Worker::new(model, tokenizer, settings.end_of_sequence, context_length).run(&queue);
+                Worker::new(model, &tokenizer, &settings, context_length).run(&queue);
             }
         })?;
     match wait.await {

@@ -8,6 +8,8 @@ use super::*;
 use crate::backend::{BackendChoice, MemoryUse};
 use crate::model::{Draw, Input, SequenceId, Step, Tokens};
 
+mod batching;
+
 const GREEDY: Sampling = Sampling {
     temperature: 0.0,
     top_p: 1.0,
@@ -30,6 +32,7 @@ fn settings(context_length: Option<usize>) -> Settings {
     Settings {
         context_length,
         end_of_sequence: vec![2043],
+        ..Settings::default()
     }
 }
 
@@ -44,6 +47,7 @@ fn request(text: &str, max_tokens: usize) -> Request {
         prompt: tokenizer().encode(text).unwrap(),
         max_tokens,
         sampling: GREEDY,
+        pin: false,
     }
 }
 
@@ -153,6 +157,9 @@ impl Model for Gated {
     fn open(&mut self) -> Result<SequenceId, ModelError> {
         self.inner.open()
     }
+    fn fork(&mut self, sequence: SequenceId, len: usize) -> Result<SequenceId, ModelError> {
+        self.inner.fork(sequence, len)
+    }
     fn close(&mut self, sequence: SequenceId) {
         self.inner.close(sequence);
     }
@@ -219,6 +226,9 @@ impl Model for Broken {
     }
     fn open(&mut self) -> Result<SequenceId, ModelError> {
         self.inner.open()
+    }
+    fn fork(&mut self, sequence: SequenceId, len: usize) -> Result<SequenceId, ModelError> {
+        self.inner.fork(sequence, len)
     }
     fn close(&mut self, _: SequenceId) {}
     fn memory(&self) -> Option<MemoryUse> {

@@ -1,23 +1,22 @@
-//! The engine thread's work: takes requests in the order they came and
-//! generates for one at a time. Between two steps it looks whether anybody
-//! still wants the result.
+//! The engine thread's work: takes requests, has the scheduler plan, carries
+//! the plan out on the model and hands the tokens to whoever waits. Before
+//! each step it looks whether anybody still wants the result.
 
-use std::sync::{Arc, mpsc};
-use std::time::{Duration, Instant};
+use std::collections::BTreeMap;
+use std::sync::mpsc;
+use std::time::Instant;
 
 use tokio::sync::mpsc::UnboundedSender;
-use tracing::{Span, debug, error};
+use tracing::{Span, debug, info};
 
-use super::detokenizer::Detokenizer;
-use super::draws::Draws;
-use super::{EngineError, Event, FinishReason, Request, Usage};
-use crate::model::{Draw, Input, Model, SequenceId, Step, Tokenizer, Tokens};
+use super::generation::Generation;
+use super::scheduler::{
+    Action, Arrival, Limits, Origin, Part, Prefill, Refused, RequestId, Scheduler, Slot,
+};
+use super::{EngineError, Event, FinishReason, Request, Settings};
+use crate::model::{Input, Model, ModelError, SequenceId, Step, Tokenizer, Tokens};
 
-/// Tokens of a prompt evaluated in one step: enough to use the hardware,
-/// few enough that a cancelled request stops soon.
-const PREFILL_CHUNK: usize = 512;
-
-/// A request on its way through the engine.
+/// A request as it is handed over to the engine's thread.
 pub(super) struct Job {
     pub(super) request: Request,
     pub(super) events: UnboundedSender<Event>,
@@ -26,36 +25,21 @@ pub(super) struct Job {
 }
 
 /// The model and what generating with it takes.
-pub(super) struct Worker {
-    model: Box<dyn Model>,
-    tokenizer: Arc<Tokenizer>,
-    end_of_sequence: Vec<u32>,
+pub(super) struct Worker<'a> {
+    tokenizer: &'a Tokenizer,
+    end_of_sequence: &'a [u32],
     context_length: usize,
+    scheduler: Scheduler,
+    /// The requests the scheduler knows.
+    generations: BTreeMap<RequestId, Generation<'a>>,
+    next_request: RequestId,
+    /// The model's handles of the scheduler's sequences.
+    sequences: BTreeMap<Slot, SequenceId>,
+    model: Box<dyn Model>,
 }
 
-/// The receiver of a request's events has gone.
-struct Cancelled;
-
-/// Why a generation ended early.
-enum Stopped {
-    Cancelled,
-    Failed(EngineError),
-}
-
-impl From<Cancelled> for Stopped {
-    fn from(Cancelled: Cancelled) -> Self {
-        Self::Cancelled
-    }
-}
-
-impl<E: Into<EngineError>> From<E> for Stopped {
-    fn from(error: E) -> Self {
-        Self::Failed(error.into())
-    }
-}
-
-impl From<crate::model::ModelError> for EngineError {
-    fn from(error: crate::model::ModelError) -> Self {
+impl From<ModelError> for EngineError {
+    fn from(error: ModelError) -> Self {
         Self::Model(error.to_string())
     }
 }
@@ -66,180 +50,305 @@ impl From<crate::model::TokenizerError> for EngineError {
     }
 }
 
-impl Worker {
+impl<'a> Worker<'a> {
     pub(super) fn new(
         model: Box<dyn Model>,
-        tokenizer: Arc<Tokenizer>,
-        end_of_sequence: Vec<u32>,
+        tokenizer: &'a Tokenizer,
+        settings: &'a Settings,
         context_length: usize,
     ) -> Self {
+        let token = model.info().kv_bytes_per_token.max(1);
+        let limits = Limits {
+            max_batch: settings.max_batch.max(1),
+            kv_tokens: settings.kv_bytes.map_or(usize::MAX, |bytes| bytes / token),
+            cache_tokens: settings.prefix_cache_bytes / token,
+            prefill: Prefill::default(),
+        };
+        info!(
+            kv_bytes_per_token = token,
+            kv_tokens = settings.kv_bytes.map(|_| limits.kv_tokens),
+            prefix_cache_tokens = limits.cache_tokens,
+            "room for keys and values"
+        );
         Self {
-            model,
             tokenizer,
-            end_of_sequence,
+            end_of_sequence: &settings.end_of_sequence,
             context_length,
+            scheduler: Scheduler::new(limits),
+            generations: BTreeMap::new(),
+            next_request: 0,
+            sequences: BTreeMap::new(),
+            model,
         }
     }
 
-    /// Works until every engine handle is dropped.
+    /// Works until every engine handle is dropped and every request done.
     pub(super) fn run(mut self, queue: &mpsc::Receiver<Job>) {
-        while let Ok(job) = queue.recv() {
-            let span = job.span.clone();
-            let _entered = span.enter();
-            if job.events.is_closed() {
-                debug!("cancelled before it began");
-                continue;
-            }
-            let last = match self.serve(&job) {
-                Ok((reason, usage)) => Event::Finished { reason, usage },
-                Err(Stopped::Cancelled) => {
-                    debug!("generation cancelled");
-                    continue;
-                }
-                Err(Stopped::Failed(error)) => {
-                    if !matches!(error, EngineError::ContextExceeded { .. }) {
-                        error!(%error, "generation failed");
-                    }
-                    Event::Failed(error)
-                }
-            };
-            // A receiver that has gone needs no answer.
-            let _ = job.events.send(last);
-            if let Some(memory) = self.model.memory() {
-                debug!(
-                    active_bytes = memory.active,
-                    peak_bytes = memory.peak,
-                    cached_bytes = memory.cached,
-                    "memory of the backend"
-                );
-            }
-        }
-    }
-
-    fn serve(&mut self, job: &Job) -> Result<(FinishReason, Usage), Stopped> {
-        let needed = job.request.prompt.len() + 1;
-        if needed > self.context_length {
-            return Err(EngineError::ContextExceeded {
-                needed,
-                limit: self.context_length,
-            }
-            .into());
-        }
-        let sequence = self.model.open()?;
-        let result = self.generate(sequence, job);
-        self.model.close(sequence);
-        result
-    }
-
-    fn generate(
-        &mut self,
-        sequence: SequenceId,
-        job: &Job,
-    ) -> Result<(FinishReason, Usage), Stopped> {
-        let Request {
-            prompt,
-            max_tokens,
-            sampling,
-        } = &job.request;
-        let room = self.context_length - prompt.len();
-        let limit = (*max_tokens).max(1).min(room);
-        let overlaps = self.model.info().overlaps;
-        let tokenizer = self.tokenizer.clone();
-        let mut detokenizer = Detokenizer::new(&tokenizer);
-        let mut draws = Draws::new(*sampling);
-        let mut usage = Usage {
-            prompt_tokens: prompt.len(),
-            generated_tokens: 0,
-            time_to_first_token: Duration::ZERO,
-        };
-        let mut step = self.prefill(sequence, job, draws.next())?;
         loop {
-            let may_go_on = usage.generated_tokens + 1 < limit;
-            // Where steps are evaluated in the background, the next one is
-            // set off before this one's token is known, so that the device
-            // never waits. At a turn's end that step was in vain.
-            let ahead = match may_go_on && overlaps {
-                true => Some(self.step(sequence, Tokens::Drawn, job, draws.next())?),
-                false => None,
-            };
-            let token = step.tokens()?;
-            let &[token] = token.as_slice() else {
-                return Err(EngineError::Model("the model drew no token".to_owned()).into());
-            };
-            usage.generated_tokens += 1;
-            if usage.generated_tokens == 1 {
-                usage.time_to_first_token = job.submitted.elapsed();
+            if self.generations.is_empty() {
+                match queue.recv() {
+                    Ok(job) => self.arrive(job),
+                    Err(mpsc::RecvError) => return,
+                }
             }
-            if self.end_of_sequence.contains(&token) {
-                send(job, detokenizer.finish()?)?;
-                return Ok((FinishReason::Stop, usage));
+            self.arrivals(queue);
+            self.drop_unwanted();
+            let plan = self.scheduler.plan();
+            for refused in plan.refused {
+                self.refuse(refused);
             }
-            send(job, detokenizer.push(token)?)?;
-            if !may_go_on {
-                send(job, detokenizer.finish()?)?;
-                return Ok((FinishReason::Length, usage));
+            for action in plan.actions {
+                self.act(action);
             }
-            step = match ahead {
-                Some(step) => step,
-                None => self.step(sequence, Tokens::Given(&[token]), job, draws.next())?,
-            };
+            self.step(plan.parts, queue);
         }
     }
 
-    /// Evaluates the prompt; its last step draws the first token.
-    fn prefill(
-        &mut self,
-        sequence: SequenceId,
-        job: &Job,
-        draw: Draw,
-    ) -> Result<Box<dyn Step>, Stopped> {
-        let prompt = &job.request.prompt;
-        let Some((_, before_last)) = prompt.split_last() else {
-            return Err(EngineError::Model("the prompt is empty".to_owned()).into());
+    /// Takes on whoever has come. Whether somebody has.
+    fn arrivals(&mut self, queue: &mpsc::Receiver<Job>) -> bool {
+        let before = self.next_request;
+        while let Ok(job) = queue.try_recv() {
+            self.arrive(job);
+        }
+        self.next_request > before
+    }
+
+    fn arrive(&mut self, mut job: Job) {
+        let prompt = std::mem::take(&mut job.request.prompt);
+        let fault = self.fault(&prompt);
+        let max_tokens = job.request.max_tokens.max(1);
+        let pin = job.request.pin;
+        let generation = Generation::new(job, prompt.len(), self.tokenizer);
+        if let Some(error) = fault {
+            return generation.fail(error);
+        }
+        let id = self.next_request;
+        self.next_request += 1;
+        self.generations.insert(id, generation);
+        self.scheduler.submit(Arrival {
+            id,
+            max_tokens: max_tokens.min(self.context_length - prompt.len()),
+            prompt,
+            pin,
+        });
+    }
+
+    /// Why a prompt cannot be taken on. A step that it would spoil would be
+    /// spoilt for others too.
+    fn fault(&self, prompt: &[u32]) -> Option<EngineError> {
+        let (needed, limit) = (prompt.len() + 1, self.context_length);
+        let vocabulary = self.model.info().vocabulary_size;
+        if needed > limit {
+            return Some(EngineError::ContextExceeded { needed, limit });
+        }
+        if prompt.is_empty() {
+            return Some(EngineError::Model("the prompt is empty".to_owned()));
+        }
+        let unknown = prompt.iter().find(|&&id| id as usize >= vocabulary)?;
+        let reason = format!("the model has no token {unknown}");
+        Some(EngineError::Model(reason))
+    }
+
+    /// Ends the requests nobody waits for any more. Whether there were any.
+    fn drop_unwanted(&mut self) -> bool {
+        let unwanted =
+            |(&id, generation): (&RequestId, &Generation<'_>)| (!generation.wanted()).then_some(id);
+        let unwanted: Vec<RequestId> = self.generations.iter().filter_map(unwanted).collect();
+        for &id in &unwanted {
+            self.scheduler.end(id);
+            if let Some(generation) = self.generations.remove(&id) {
+                generation.cancel();
+            }
+        }
+        !unwanted.is_empty()
+    }
+
+    fn refuse(&mut self, refused: Refused) {
+        let token = self.model.info().kv_bytes_per_token;
+        if let Some(generation) = self.generations.remove(&refused.request) {
+            generation.fail(EngineError::MemoryExceeded {
+                needed: refused.needed.saturating_mul(token),
+                limit: refused.limit.saturating_mul(token),
+            });
+        }
+    }
+
+    fn act(&mut self, action: Action) {
+        match action {
+            Action::Begin {
+                request,
+                slot,
+                from,
+                cached,
+            } => {
+                if let Some(generation) = self.generations.get_mut(&request) {
+                    generation.begin(cached);
+                }
+                if let Err(error) = self.obtain(slot, from, cached) {
+                    self.scheduler.spoil(request, slot);
+                    if let Some(generation) = self.generations.remove(&request) {
+                        generation.fail(error);
+                    }
+                }
+            }
+            Action::Close(slot) => {
+                if let Some(sequence) = self.sequences.remove(&slot) {
+                    self.model.close(sequence);
+                }
+            }
+        }
+    }
+
+    /// Has the model make the sequence of a slot.
+    fn obtain(&mut self, slot: Slot, from: Origin, len: usize) -> Result<(), EngineError> {
+        let sequence = match from {
+            Origin::Parked => return Ok(()),
+            Origin::Fresh => self.model.open()?,
+            Origin::Fork(original) => match self.sequences.get(&original) {
+                Some(&original) => self.model.fork(original, len)?,
+                // It was to be made in this very plan, and was not.
+                None => return Err(EngineError::Model("its prefix is gone".to_owned())),
+            },
         };
-        let last_chunk = before_last.len() / PREFILL_CHUNK * PREFILL_CHUNK;
-        for chunk in prompt[..last_chunk].chunks(PREFILL_CHUNK) {
-            wanted(job)?;
-            let step = self.model.submit(&[Input {
+        self.sequences.insert(slot, sequence);
+        Ok(())
+    }
+
+    /// Evaluates a step and those that can be set off before it is read.
+    fn step(&mut self, mut parts: Vec<Part>, queue: &mpsc::Receiver<Job>) {
+        // Those whose sequence could not be had have failed already.
+        parts.retain(|part| self.generations.contains_key(&part.request));
+        if parts.is_empty() {
+            return;
+        }
+        let Some(mut step) = self.launch(&parts, false) else {
+            return;
+        };
+        // Where steps are evaluated in the background, the next one is set
+        // off before this one's tokens are known, so that the device never
+        // waits. At a turn's end that step was in vain.
+        while self.model.info().overlaps
+            && !self.arrivals(queue)
+            && !self.drop_unwanted()
+            && self.scheduler.run_ahead(&parts)
+        {
+            let Some(ahead) = self.launch(&parts, true) else {
+                return;
+            };
+            self.land(&*step, &parts);
+            step = ahead;
+        }
+        self.land(&*step, &parts);
+    }
+
+    /// Sets off a step: `parts`, or the token drawn last for each of them. On
+    /// an error all of them have failed.
+    fn launch(&mut self, parts: &[Part], drawn: bool) -> Option<Box<dyn Step>> {
+        match self.submit(parts, drawn) {
+            Ok(step) => Some(step),
+            Err(error) => {
+                self.fail(parts, &error.into());
+                None
+            }
+        }
+    }
+
+    fn submit(&mut self, parts: &[Part], drawn: bool) -> Result<Box<dyn Step>, ModelError> {
+        let mut inputs = Vec::with_capacity(parts.len());
+        for part in parts {
+            let generation = self.generations.get_mut(&part.request);
+            let Some(&sequence) = self.sequences.get(&part.slot) else {
+                return Err(ModelError::Input("a sequence is gone".to_owned()));
+            };
+            inputs.push(Input {
                 sequence,
-                tokens: Tokens::Given(chunk),
-                draw: None,
-            }])?;
-            // One chunk at a time: a cancelled request must not leave a queue
-            // of them behind, nor a long one the memory of all.
+                tokens: match drawn {
+                    true => Tokens::Drawn,
+                    false => Tokens::Given(self.scheduler.ids(part)),
+                },
+                draw: generation.filter(|_| part.draws).map(Generation::draw),
+            });
+        }
+        let step = self.model.submit(&inputs)?;
+        if inputs.iter().all(|input| input.draw.is_none()) {
+            // One step of prompts at a time: a cancelled request must not
+            // leave a queue of them behind, nor a long one the memory of all.
             step.wait()?;
         }
-        self.step(sequence, Tokens::Given(&prompt[last_chunk..]), job, draw)
+        Ok(step)
     }
 
-    /// Sets off a step that draws the token after `tokens`.
-    fn step(
-        &mut self,
-        sequence: SequenceId,
-        tokens: Tokens<'_>,
-        job: &Job,
-        draw: Draw,
-    ) -> Result<Box<dyn Step>, Stopped> {
-        wanted(job)?;
-        Ok(self.model.submit(&[Input {
-            sequence,
-            tokens,
-            draw: Some(draw),
-        }])?)
+    /// Reads a step's tokens and hands them on.
+    fn land(&mut self, step: &dyn Step, parts: &[Part]) {
+        let drawing = || parts.iter().filter(|part| part.draws);
+        let tokens = match step.tokens() {
+            Ok(tokens) if tokens.len() == drawing().count() => tokens,
+            Ok(_) => {
+                let error = EngineError::Model("the model drew no token".to_owned());
+                return self.fail(parts, &error);
+            }
+            Err(error) => return self.fail(parts, &error.into()),
+        };
+        for (part, token) in drawing().zip(tokens) {
+            // One that has ended since the step was set off has no use for it.
+            if self.generations.contains_key(&part.request) {
+                self.take(part.request, token);
+            }
+        }
     }
-}
 
-/// Whether anybody still waits for this request.
-fn wanted(job: &Job) -> Result<(), Cancelled> {
-    match job.events.is_closed() {
-        true => Err(Cancelled),
-        false => Ok(()),
+    /// Takes a request's next token.
+    fn take(&mut self, id: RequestId, token: u32) {
+        self.scheduler.push(id, token);
+        let reason = match self.end_of_sequence.contains(&token) {
+            true => Some(FinishReason::Stop),
+            false if self.scheduler.at_limit(id) => Some(FinishReason::Length),
+            false => None,
+        };
+        let Some(generation) = self.generations.get_mut(&id) else {
+            return;
+        };
+        let taken = generation.push(token, reason == Some(FinishReason::Stop));
+        if taken.is_ok() && reason.is_none() {
+            return;
+        }
+        self.scheduler.end(id);
+        if let Some(generation) = self.generations.remove(&id) {
+            match (taken, reason) {
+                (Err(error), _) => generation.fail(error),
+                (Ok(()), Some(reason)) => generation.finish(reason),
+                (Ok(()), None) => {}
+            }
+        }
+        self.log_memory();
     }
-}
 
-fn send(job: &Job, text: String) -> Result<(), Cancelled> {
-    if text.is_empty() {
-        return Ok(());
+    /// The requests of a step that came to nothing. Those that had ended by
+    /// then have their answer, but their sequences are spoilt too.
+    fn fail(&mut self, parts: &[Part], error: &EngineError) {
+        for part in parts {
+            self.scheduler.spoil(part.request, part.slot);
+            if let Some(generation) = self.generations.remove(&part.request) {
+                generation.fail(error.clone());
+            }
+        }
     }
-    job.events.send(Event::Text(text)).map_err(|_| Cancelled)
+
+    fn log_memory(&self) {
+        let room = self.scheduler.room();
+        let token = self.model.info().kv_bytes_per_token;
+        debug!(
+            running_bytes = room.running.saturating_mul(token),
+            parked_bytes = room.parked * token,
+            "keys and values"
+        );
+        if let Some(memory) = self.model.memory() {
+            debug!(
+                active_bytes = memory.active,
+                peak_bytes = memory.peak,
+                cached_bytes = memory.cached,
+                "memory of the backend"
+            );
+        }
+    }
 }

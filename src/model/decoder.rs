@@ -102,6 +102,19 @@ impl<B: Backend> Decoder<B> {
         })
     }
 
+    /// A new sequence of `len` tokens, whose keys and values are `kv`.
+    fn begin(&mut self, len: usize, kv: Vec<B::Kv>) -> SequenceId {
+        let id = SequenceId(self.next_sequence);
+        self.next_sequence += 1;
+        let sequence = Sequence {
+            len,
+            kv,
+            drawn: None,
+        };
+        self.sequences.insert(id, sequence);
+        id
+    }
+
     /// Refuses a step that cannot be evaluated, before anything is changed.
     fn check(&self, batch: &[Input<'_>]) -> Result<(), ModelError> {
         let refused = |reason: String| Err(ModelError::Input(reason));
@@ -231,15 +244,23 @@ impl<B: Backend> Model for Decoder<B> {
             .iter()
             .map(|_| self.backend.kv(kv_heads, head_dim))
             .collect::<Result<_, _>>()?;
-        let id = SequenceId(self.next_sequence);
-        self.next_sequence += 1;
-        let sequence = Sequence {
-            len: 0,
-            kv,
-            drawn: None,
+        Ok(self.begin(0, kv))
+    }
+
+    fn fork(&mut self, sequence: SequenceId, len: usize) -> Result<SequenceId, ModelError> {
+        let refused = |reason: String| Err(ModelError::Input(reason));
+        let Some(original) = self.sequences.get(&sequence) else {
+            return refused(format!("there is no sequence {}", sequence.0));
         };
-        self.sequences.insert(id, sequence);
-        Ok(id)
+        if len > original.len {
+            return refused(format!(
+                "sequence {} has {} tokens, not {len}",
+                sequence.0, original.len
+            ));
+        }
+        let copies = original.kv.iter().map(|kv| self.backend.fork_kv(kv, len));
+        let kv = copies.collect::<Result<_, _>>()?;
+        Ok(self.begin(len, kv))
     }
 
     fn close(&mut self, sequence: SequenceId) {

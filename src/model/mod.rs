@@ -30,6 +30,14 @@ pub trait Model {
     /// If the backend cannot give it room.
     fn open(&mut self) -> Result<SequenceId, ModelError>;
 
+    /// Begins a sequence with a copy of the first `len` tokens' KV cache of
+    /// another, which is left as it is. No token was drawn for the new one.
+    ///
+    /// # Errors
+    /// If there is no such sequence, it has fewer tokens, or the backend
+    /// cannot give the copy room.
+    fn fork(&mut self, sequence: SequenceId, len: usize) -> Result<SequenceId, ModelError>;
+
     /// Ends a sequence and frees its KV cache. An unknown one is ignored.
     fn close(&mut self, sequence: SequenceId);
 

@@ -218,6 +218,58 @@ fn tokens_drawn_and_not_yet_known_go_on_as_known_ones_do() {
 }
 
 #[test]
+fn a_fork_continues_as_the_original_would_and_does_not_disturb_it() {
+    for (mut model, tolerance) in demos() {
+        let prompt = ids(&golden()[0]["ids"]);
+        let original = model.open().unwrap();
+        let step = model.submit(&[input(original, &prompt)]).unwrap();
+        for len in [0, 1, prompt.len() - 1, prompt.len()] {
+            let fork = model.fork(original, len).unwrap();
+            // First off the path the original took, so that a disturbed
+            // original would show, then once more along it.
+            let other = [&prompt[..len], &[7, 8, 9]].concat();
+            let logits = forward(&mut *model, &[input(fork, &[7, 8, 9])]);
+            let alone = logits_of(&mut *model, &other, other.len());
+            let row = logits.rows().next().unwrap();
+            assert_close(row, &alone, tolerance, &format!("a fork at {len}"));
+            model.close(fork);
+            let again = model.fork(original, len).unwrap();
+            let rest = [&prompt[len..], &[7]].concat();
+            let logits = forward(&mut *model, &[input(again, &rest)]);
+            let alone = logits_of(&mut *model, &[&prompt[..], &[7]].concat(), 50);
+            let row = logits.rows().next().unwrap();
+            assert_close(row, &alone, tolerance, &format!("a fork along {len}"));
+        }
+        // The original, and what it drew, are what they were.
+        let drawn = Input {
+            tokens: Tokens::Drawn,
+            ..input(original, &[])
+        };
+        let fork = model.fork(original, prompt.len()).unwrap();
+        let logits = forward(&mut *model, &[drawn]);
+        let known = step.tokens().unwrap()[0];
+        let whole = [&prompt[..], &[known]].concat();
+        let alone = logits_of(&mut *model, &whole, whole.len());
+        let row = logits.rows().next().unwrap();
+        assert_close(row, &alone, tolerance, "the original");
+
+        let drawn = Input {
+            sequence: fork,
+            ..drawn
+        };
+        assert!(matches!(model.submit(&[drawn]), Err(ModelError::Input(_))));
+        let too_long = model.fork(original, prompt.len() + 2);
+        assert!(matches!(too_long, Err(ModelError::Input(_))));
+        model.close(original);
+        assert!(matches!(model.fork(original, 1), Err(ModelError::Input(_))));
+        let rest = [known];
+        let logits = forward(&mut *model, &[input(fork, &rest)]);
+        let row = logits.rows().next().unwrap();
+        assert_close(row, &alone, tolerance, "a fork whose original is gone");
+    }
+}
+
+#[test]
 fn a_step_that_cannot_be_evaluated_is_refused_and_changes_nothing() {
     for (mut model, tolerance) in demos() {
         let sequence = model.open().unwrap();

@@ -245,6 +245,8 @@ impl Tally {
         info!(
             round = self.rounds,
             prompt_tokens = reply.usage.prompt_tokens,
+            cached_tokens = reply.usage.cached_tokens,
+            prefilled_tokens = reply.usage.prefilled_tokens,
             generated_tokens = reply.usage.generated_tokens,
             calls = reply.tool_calls.len(),
             "the model replied"

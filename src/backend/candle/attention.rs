@@ -29,6 +29,21 @@ impl Kv {
         }
     }
 
+    /// A copy of the first `len` rows.
+    pub(super) fn fork(&self, len: usize) -> Result<Self> {
+        let mut fork = Self::new(self.kv_heads, self.head_dim);
+        if let Some((keys, values)) = &self.buffers
+            && len > 0
+        {
+            // Room for one more: a fork is made to go on.
+            let (new_keys, new_values) = fork.reserve(len + 1, keys)?;
+            new_keys.slice_set(&keys.narrow(0, 0, len)?, 0, 0)?;
+            new_values.slice_set(&values.narrow(0, 0, len)?, 0, 0)?;
+            fork.len = len;
+        }
+        Ok(fork)
+    }
+
     /// Appends rows and returns all keys and values so far,
     /// `[len, kv_heads, head_dim]` each.
     fn append(&mut self, k: &Tensor, v: &Tensor) -> Result<(Tensor, Tensor)> {

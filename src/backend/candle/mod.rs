@@ -205,6 +205,10 @@ impl Backend for Candle {
         Ok(Kv::new(kv_heads, head_dim))
     }
 
+    fn fork_kv(&self, kv: &Kv, len: usize) -> Result<Kv, BackendError> {
+        kv.fork(len).map_err(failed("fork_kv"))
+    }
+
     fn attention(
         &self,
         q: &Tensor,

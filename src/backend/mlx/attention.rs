@@ -37,6 +37,36 @@ impl Kv {
         }
     }
 
+    /// A copy of the first `len` rows, not evaluated yet; its buffers are
+    /// [`Self::arrays`].
+    pub(super) fn fork(&self, len: i32, memory: &Memory) -> Result<Self, BackendError> {
+        let mut fork = Self::new(self.kv_heads, self.head_dim);
+        if let Some((keys, values)) = &self.buffers
+            && len > 0
+        {
+            // Room for one more: a fork is made to go on.
+            fork.grow(len + 1, keys, values, memory)?;
+            if let Some((new_keys, new_values)) = &mut fork.buffers {
+                let copy = |new: &mut Array, old: &Array| -> Result<(), Exception> {
+                    let rows = (.., ..len, ..);
+                    new.try_index_mut(rows, old.try_index(rows)?)
+                };
+                let failed = failed("fork_kv");
+                copy(new_keys, keys).map_err(&failed)?;
+                copy(new_values, values).map_err(&failed)?;
+            }
+            fork.len = len;
+        }
+        Ok(fork)
+    }
+
+    /// The buffers, if there are any yet.
+    pub(super) fn arrays(&self) -> impl Iterator<Item = &Array> {
+        self.buffers
+            .iter()
+            .flat_map(|(keys, values)| [keys, values])
+    }
+
     /// Appends `k` and `v` `[kv_heads, n, head_dim]`.
     fn append(&mut self, k: &Array, v: &Array, memory: &Memory) -> Result<(), BackendError> {
         let failed = failed("attention");

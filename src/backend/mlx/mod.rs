@@ -192,6 +192,16 @@ impl Backend for Mlx {
         Ok(Kv::new(length(kv_heads, "kv")?, length(head_dim, "kv")?))
     }
 
+    fn fork_kv(&self, kv: &Kv, len: usize) -> Result<Kv, BackendError> {
+        let fork = kv.fork(length(len, "fork_kv")?, &self.memory)?;
+        // At once, so that the copy does not hold on to the buffers that the
+        // original is to write into in place.
+        let started = async_eval(fork.arrays());
+        self.memory.evaluated();
+        started.map_err(failed("fork_kv"))?;
+        Ok(fork)
+    }
+
     fn attention(
         &self,
         q: &Array,

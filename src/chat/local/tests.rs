@@ -17,6 +17,8 @@ fn finished(reason: Finish) -> Event {
         reason,
         usage: engine::Usage {
             prompt_tokens: 5,
+            cached_tokens: 2,
+            prefilled_tokens: 3,
             generated_tokens: 7,
             time_to_first_token: Duration::from_millis(3),
         },
@@ -147,6 +149,7 @@ async fn demo(settings: Settings) -> LocalModel {
     let engine_settings = engine::Settings {
         context_length: None,
         end_of_sequence: model::end_of_sequence_ids(&files, |_| None).unwrap(),
+        ..engine::Settings::default()
     };
     let started = engine::start(load, Arc::clone(&tokenizer), engine_settings).await;
     let (engine, _thread) = started.unwrap();

@@ -132,6 +132,8 @@ pub(super) fn says(content: &str) -> Reply {
         finish: Finish::Stop,
         usage: Usage {
             prompt_tokens: 10,
+            cached_tokens: 6,
+            prefilled_tokens: 4,
             generated_tokens: 3,
             time_to_first_token: Duration::from_millis(7),
         },

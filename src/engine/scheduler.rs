@@ -1,0 +1,353 @@
+//! What the engine does next: which waiting requests begin and from what,
+//! and which tokens of which sequences make up the next step.
+//!
+//! Decides and does nothing: a [`Plan`] is plain values, the worker carries
+//! it out. Knows nothing of tensors, text, clocks or of how tokens are drawn.
+//! Memory is counted in tokens, for each takes the same.
+
+mod admission;
+
+use std::collections::VecDeque;
+use std::ops::Range;
+
+use super::prefix_cache::PrefixCache;
+
+/// A request's name within the engine.
+pub(super) type RequestId = u64;
+
+/// A sequence's name within the engine: the scheduler gives it out, the
+/// worker knows the model's handle for it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Slot(u64);
+
+/// What the scheduler goes by.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Limits {
+    /// The most requests running at once; at least 1.
+    pub(super) max_batch: usize,
+    /// The most tokens of all sequences, running and parked. A running one
+    /// counts with the most it may come to.
+    pub(super) kv_tokens: usize,
+    /// The most tokens parked.
+    pub(super) cache_tokens: usize,
+    pub(super) prefill: Prefill,
+}
+
+/// The most prompt tokens of a step; at least 1 each.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Prefill {
+    /// While nobody decodes.
+    pub(super) alone: usize,
+    /// While others decode and wait for the whole step.
+    pub(super) beside_decoding: usize,
+}
+
+impl Default for Prefill {
+    fn default() -> Self {
+        Self {
+            // Enough to use the hardware, few enough that a cancelled request
+            // stops soon.
+            alone: 512,
+            // A step may take a few times as long as without a prompt, but
+            // not as long as a full one; and a product with 128 rows already
+            // reads each weight once for all of them: more gains little.
+            beside_decoding: 128,
+        }
+    }
+}
+
+/// A request as the scheduler sees it.
+#[derive(Debug)]
+pub(super) struct Arrival {
+    pub(super) id: RequestId,
+    /// At least one token.
+    pub(super) prompt: Vec<u32>,
+    /// The most tokens to generate; at least one.
+    pub(super) max_tokens: usize,
+    /// Whether its sequence is pinned once it is parked.
+    pub(super) pin: bool,
+}
+
+impl Arrival {
+    /// The most tokens its sequence may come to.
+    fn worst_case(&self) -> usize {
+        self.prompt.len().saturating_add(self.max_tokens)
+    }
+}
+
+/// What is to be done, in this order: the refusals said, the actions carried
+/// out one after the other, the parts evaluated in one step.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Plan {
+    pub(super) refused: Vec<Refused>,
+    pub(super) actions: Vec<Action>,
+    /// Empty when there is nothing to evaluate; then nobody is waiting.
+    pub(super) parts: Vec<Part>,
+}
+
+/// A request that can never run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Refused {
+    pub(super) request: RequestId,
+    /// The most tokens its sequence may come to.
+    pub(super) needed: usize,
+    /// How many there is room for when nothing else runs.
+    pub(super) limit: usize,
+}
+
+/// Something done with the model's sequences.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Action {
+    /// A request begins: `slot` is its sequence, and `cached` tokens of its
+    /// prompt are there already.
+    Begin {
+        request: RequestId,
+        slot: Slot,
+        from: Origin,
+        cached: usize,
+    },
+    /// A sequence nobody needs any more.
+    Close(Slot),
+}
+
+/// Where a request's sequence comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Origin {
+    /// It is opened, empty.
+    Fresh,
+    /// It is there: a parked sequence goes on.
+    Parked,
+    /// It is a copy of the cached tokens of another, which stays as it is.
+    Fork(Slot),
+}
+
+/// One sequence's part of a step.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Part {
+    pub(super) request: RequestId,
+    pub(super) slot: Slot,
+    /// Which of its ids, see [`Scheduler::ids`].
+    pub(super) range: Range<usize>,
+    /// Whether a token is drawn after the last of them. Then the worker says
+    /// [`Scheduler::push`], and if nothing comes after it [`Scheduler::end`].
+    pub(super) draws: bool,
+}
+
+/// How the room for tokens is used: `running + parked + free = total`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Room {
+    pub(super) total: usize,
+    /// Reserved by the running requests, each for its worst case.
+    pub(super) running: usize,
+    /// Taken by parked sequences.
+    pub(super) parked: usize,
+    pub(super) free: usize,
+}
+
+/// The requests and the parked sequences.
+///
+/// Invariant: what the running requests reserve and what is parked is at most
+/// `limits.kv_tokens`. Every sequence belongs to one running request or is
+/// parked; the slots of others are in an [`Action::Close`] that was or will
+/// be given out.
+pub(super) struct Scheduler {
+    limits: Limits,
+    /// In the order they came.
+    waiting: VecDeque<Arrival>,
+    /// In the order they began.
+    running: Vec<Running>,
+    cache: PrefixCache<Slot>,
+    next_slot: u64,
+    /// What the next plan begins with.
+    actions: Vec<Action>,
+}
+
+/// A request that has a sequence.
+struct Running {
+    id: RequestId,
+    slot: Slot,
+    /// Prompt and generated tokens that are known.
+    ids: Vec<u32>,
+    prompt_len: usize,
+    max_tokens: usize,
+    /// Tokens the sequence has or will have after the steps given out. One
+    /// more than `ids` while a step runs ahead.
+    evaluated: usize,
+    pin: bool,
+}
+
+impl Running {
+    fn prefilling(&self) -> bool {
+        self.evaluated < self.prompt_len
+    }
+
+    fn reserved(&self) -> usize {
+        self.prompt_len.saturating_add(self.max_tokens)
+    }
+}
+
+impl Scheduler {
+    pub(super) fn new(limits: Limits) -> Self {
+        Self {
+            limits,
+            waiting: VecDeque::new(),
+            running: Vec::new(),
+            cache: PrefixCache::new(limits.cache_tokens),
+            next_slot: 0,
+            actions: Vec::new(),
+        }
+    }
+
+    /// Takes a request on.
+    pub(super) fn submit(&mut self, arrival: Arrival) {
+        debug_assert!(!arrival.prompt.is_empty() && arrival.max_tokens > 0);
+        self.waiting.push_back(arrival);
+    }
+
+    /// What to do next. Whatever was drawn in the step before must have been
+    /// said.
+    pub(super) fn plan(&mut self) -> Plan {
+        let refused = self.admit();
+        let parts = self.step();
+        debug_assert!(!parts.is_empty() || self.waiting.is_empty());
+        Plan {
+            refused,
+            actions: std::mem::take(&mut self.actions),
+            parts,
+        }
+    }
+
+    /// Every decoding sequence's one token, and of the prompts, in the order
+    /// they began, what fits.
+    fn step(&mut self) -> Vec<Part> {
+        let decoding = self.running.iter().any(|running| !running.prefilling());
+        let mut prefill = match decoding {
+            true => self.limits.prefill.beside_decoding,
+            false => self.limits.prefill.alone,
+        };
+        let mut parts = Vec::with_capacity(self.running.len());
+        for running in &mut self.running {
+            let start = running.evaluated;
+            let left = running.ids.len() - start;
+            let count = match running.prefilling() {
+                true => left.min(prefill),
+                false => left,
+            };
+            if running.prefilling() {
+                prefill -= count;
+            }
+            if count == 0 {
+                continue;
+            }
+            running.evaluated += count;
+            parts.push(Part {
+                request: running.id,
+                slot: running.slot,
+                range: start..running.evaluated,
+                draws: running.evaluated == running.ids.len(),
+            });
+        }
+        parts
+    }
+
+    /// Sets off the step after the last plan's before the tokens that one
+    /// draws are known, if that step can only be their evaluation: all
+    /// running requests draw and none of them is at its limit, and no plan
+    /// could begin another. True if so; the step's parts are the last one's,
+    /// each with the token drawn.
+    pub(super) fn run_ahead(&mut self, last: &[Part]) -> bool {
+        let all_draw = last.len() == self.running.len() && last.iter().all(|part| part.draws);
+        // Where a prompt was finished, a request may have waited for that.
+        // Otherwise nothing has changed since the last plan found no room.
+        let nobody_begins = self.waiting.is_empty()
+            || self
+                .running
+                .iter()
+                .all(|running| running.ids.len() > running.prompt_len);
+        // The step in flight draws one token more than `ids` has.
+        let all_go_on = self
+            .running
+            .iter()
+            .all(|running| running.ids.len() + 1 < running.reserved());
+        let ahead = !self.running.is_empty() && all_draw && nobody_begins && all_go_on;
+        if ahead {
+            self.running
+                .iter_mut()
+                .for_each(|running| running.evaluated += 1);
+        }
+        ahead
+    }
+
+    /// The ids a part is of.
+    pub(super) fn ids(&self, part: &Part) -> &[u32] {
+        self.find(part.request)
+            .map_or(&[], |running| &running.ids[part.range.clone()])
+    }
+
+    /// A token was drawn for a running request.
+    pub(super) fn push(&mut self, request: RequestId, token: u32) {
+        let found = self
+            .running
+            .iter_mut()
+            .find(|running| running.id == request);
+        if let Some(running) = found {
+            running.ids.push(token);
+        }
+    }
+
+    /// Whether a running request has generated all it may.
+    pub(super) fn at_limit(&self, request: RequestId) -> bool {
+        self.find(request)
+            .is_none_or(|running| running.ids.len() >= running.reserved())
+    }
+
+    /// A request is over or nobody wants it any more. If it was running, its
+    /// sequence is parked with what is evaluated of it.
+    pub(super) fn end(&mut self, request: RequestId) {
+        self.waiting.retain(|arrival| arrival.id != request);
+        let Some(mut running) = self.remove(request) else {
+            return;
+        };
+        debug_assert!(running.evaluated <= running.ids.len());
+        running.ids.truncate(running.evaluated);
+        let closed = self.cache.insert(running.slot, running.ids, running.pin);
+        self.actions.extend(closed.into_iter().map(Action::Close));
+    }
+
+    /// A step that a sequence was in came to nothing, or the sequence could
+    /// not be had: it is in no known state. Its request is over if it was not
+    /// yet, and if it was, nobody goes on from its sequence.
+    pub(super) fn spoil(&mut self, request: RequestId, slot: Slot) {
+        if self.remove(request).is_some() || self.cache.take(slot) {
+            self.actions.push(Action::Close(slot));
+        }
+    }
+
+    /// How the room is used.
+    pub(super) fn room(&self) -> Room {
+        let total = self.limits.kv_tokens;
+        let running = self.running.iter().map(Running::reserved).sum();
+        let parked = self.cache.used();
+        Room {
+            total,
+            running,
+            parked,
+            free: total - running - parked,
+        }
+    }
+
+    fn find(&self, request: RequestId) -> Option<&Running> {
+        self.running.iter().find(|running| running.id == request)
+    }
+
+    fn remove(&mut self, request: RequestId) -> Option<Running> {
+        let place = self
+            .running
+            .iter()
+            .position(|running| running.id == request)?;
+        Some(self.running.remove(place))
+    }
+}
+
+#[cfg(test)]
+mod tests;
