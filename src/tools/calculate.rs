@@ -52,9 +52,12 @@ impl Calculator {
     /// The value of an expression: `391`, `2.5`.
     pub(super) async fn calculate(&self, expression: &str) -> Outcome {
         let expression = clean(expression)?;
-        let permit = Arc::clone(&self.running)
-            .try_acquire_owned()
-            .map_err(|_| Failure::new("too many calculations at once, try again"))?;
+        // Many at once take turns; one that never ends must not make the
+        // others wait for ever.
+        let turn = Arc::clone(&self.running).acquire_owned();
+        let Ok(Ok(permit)) = tokio::time::timeout(PATIENCE, turn).await else {
+            return Err(Failure::new("too many calculations at once, try again"));
+        };
         let (sender, receiver) = oneshot::channel();
         let worker = move || {
             // Nobody may be waiting any more; then there is nobody to tell.

@@ -95,8 +95,10 @@ async fn endless_work_is_stopped() {
 #[tokio::test]
 async fn calculations_nobody_waits_for_are_bounded() {
     let calculator = Calculator::new();
+    // The first ones end when they are stopped, and so do those that then get
+    // a turn; the last one has waited too long by then.
     let all =
-        futures::future::join_all((0..CONCURRENT + 1).map(|_| calculator.calculate("9^9^9^9")));
+        futures::future::join_all((0..2 * CONCURRENT + 1).map(|_| calculator.calculate("9^9^9^9")));
     let messages: Vec<String> = all
         .await
         .into_iter()
@@ -141,4 +143,15 @@ async fn long_results_are_cut() {
     assert!(long.starts_with("4038997629"), "{long}");
     assert!(long.ends_with("… (cut: 2386 characters in all)"), "{long}");
     assert!(long.len() < 300);
+}
+
+#[tokio::test]
+async fn more_at_once_than_may_run_take_turns() {
+    let calculator = Calculator::new();
+    let expressions: Vec<String> = (0..40).map(|number| format!("{number} * 3")).collect();
+    let all = expressions.iter().map(|text| calculator.calculate(text));
+    let values = futures::future::join_all(all).await;
+    for (number, value) in values.into_iter().enumerate() {
+        assert_eq!(value.unwrap(), (number * 3).to_string());
+    }
 }
