@@ -31,8 +31,8 @@ pub struct Settings {
     /// The most requests worked on at once; the others wait.
     pub max_batch: usize,
     /// The most bytes of keys and values, of requests and parked sequences
-    /// together; `None` is no limit. A request that may come to more is
-    /// refused, one that does not fit beside the others waits.
+    /// together; `None` is no limit. A prompt that takes more is refused, a
+    /// request that does not fit beside the others waits.
     pub kv_bytes: Option<usize>,
     /// The most bytes of keys and values of sequences that are parked for
     /// prompts that begin like them; 0 parks none.
@@ -127,24 +127,12 @@ pub struct Usage {
 /// Why the engine could not do as asked.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum EngineError {
-    /// The prompt does not fit the context.
+    /// The prompt does not fit the context, or the memory for it.
     #[error("the prompt has {needed} tokens but the context holds {limit}")]
     ContextExceeded {
         /// Tokens of the prompt plus the one that must be generated.
         needed: usize,
-        /// Tokens the context holds.
-        limit: usize,
-    },
-    /// The request may take more memory than the engine may ever give it.
-    #[error(
-        "the request may take {needed} bytes of KV cache but there is room for {limit}; \
-         a shorter prompt or fewer tokens to generate would fit"
-    )]
-    MemoryExceeded {
-        /// Bytes of keys and values of the prompt and of all tokens that may
-        /// be generated.
-        needed: usize,
-        /// Bytes there is room for when nothing else runs.
+        /// Tokens the context holds, or the memory if that is less.
         limit: usize,
     },
     /// The model failed on this request.

@@ -323,6 +323,12 @@ impl Scheduler {
         }
     }
 
+    /// The most tokens a sequence may have when nothing else runs: what is
+    /// pinned stays beside it.
+    pub(super) fn most_tokens(&self) -> usize {
+        self.limits.kv_tokens.saturating_sub(self.cache.pinned())
+    }
+
     /// How the room is used.
     pub(super) fn room(&self) -> Room {
         let total = self.limits.kv_tokens;

@@ -7,7 +7,7 @@ use std::sync::mpsc;
 use std::time::Instant;
 
 use tokio::sync::mpsc::UnboundedSender;
-use tracing::{Span, debug, info};
+use tracing::{Span, debug, info, warn};
 
 use super::generation::Generation;
 use super::scheduler::{
@@ -125,9 +125,11 @@ impl<'a> Worker<'a> {
         let id = self.next_request;
         self.next_request += 1;
         self.generations.insert(id, generation);
+        // An answer ends where the context does, or the memory.
+        let room = self.context_length.min(self.scheduler.most_tokens());
         self.scheduler.submit(Arrival {
             id,
-            max_tokens: max_tokens.min(self.context_length - prompt.len()),
+            max_tokens: max_tokens.min(room.saturating_sub(prompt.len())).max(1),
             prompt,
             pin,
         });
@@ -164,12 +166,17 @@ impl<'a> Worker<'a> {
     }
 
     fn refuse(&mut self, refused: Refused) {
-        let token = self.model.info().kv_bytes_per_token;
-        if let Some(generation) = self.generations.remove(&refused.request) {
-            generation.fail(EngineError::MemoryExceeded {
-                needed: refused.needed.saturating_mul(token),
-                limit: refused.limit.saturating_mul(token),
-            });
+        let Refused {
+            request,
+            needed,
+            limit,
+        } = refused;
+        if let Some(generation) = self.generations.remove(&request) {
+            warn!(
+                needed,
+                limit, "a prompt does not fit the memory for keys and values"
+            );
+            generation.fail(EngineError::ContextExceeded { needed, limit });
         }
     }
 

@@ -68,10 +68,9 @@ impl Scheduler {
         });
     }
 
-    /// What is pinned stays, so a request must fit beside it.
     fn never_fits(&self, arrival: &Arrival) -> Option<Refused> {
         let needed = arrival.worst_case();
-        let limit = self.limits.kv_tokens.saturating_sub(self.cache.pinned());
+        let limit = self.most_tokens();
         (needed > limit).then_some(Refused {
             request: arrival.id,
             needed,

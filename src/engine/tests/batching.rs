@@ -303,15 +303,17 @@ async fn what_can_never_fit_is_refused_and_the_rest_waits_its_turn() {
     })
     .await;
     let first = engine.submit(asks(&prompt, 10));
-    let refused = engine.submit(asks(&prompt, 11));
-    let second = engine.submit(asks(&prompt, 10));
+    let long = vec![7; room];
+    let refused = engine.submit(asks(&long, 11));
+    // Its answer ends where the memory does.
+    let second = engine.submit(asks(&prompt, 4000));
     let (text, last) = finish(first).await;
     usage(&last);
     assert_eq!(
         finish(refused).await.1,
-        Event::Failed(EngineError::MemoryExceeded {
-            needed: (room + 1) * token,
-            limit: room * token,
+        Event::Failed(EngineError::ContextExceeded {
+            needed: room + 1,
+            limit: room,
         })
     );
     let (again, last) = finish(second).await;
