@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
+use crate::backend::BackendChoice;
+
 /// Answers prompts with a local model that may call MCP tools.
 ///
 /// Reads config.json in the current folder, starts the MCP servers it lists,
@@ -55,6 +57,9 @@ pub(super) enum Command {
         /// The prompt.
         prompt: String,
     },
+    /// Measures how fast a model is on this computer: prefill, decoding, the
+    /// time to the first token, the host's own time.
+    Bench(Bench),
     /// Serves the small bundled model with the bundled tools: no
     /// configuration, no download.
     Demo(Demo),
@@ -62,6 +67,31 @@ pub(super) enum Command {
     /// `servers` of a configuration: time, arithmetic, files below one folder,
     /// temperature, this computer.
     Tools(Tools),
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Bench {
+    /// A Hugging Face repository, a folder, or demo; the configuration's model
+    /// if not given.
+    #[arg(value_name = "MODEL")]
+    pub(super) model: Option<String>,
+
+    /// What runs the model, as in the configuration.
+    #[arg(long, value_name = "BACKEND", value_parser = backend)]
+    pub(super) backend: Option<BackendChoice>,
+
+    /// One line of JSON instead of a table.
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+fn backend(name: &str) -> Result<BackendChoice, String> {
+    let names = BackendChoice::NAMES;
+    let known = names.iter().find(|(known, _)| *known == name);
+    known.map(|(_, choice)| *choice).ok_or_else(|| {
+        let names = names.map(|(name, _)| name).join(", ");
+        format!("write one of {names}")
+    })
 }
 
 #[derive(Debug, Args)]

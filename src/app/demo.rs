@@ -61,6 +61,7 @@ fn config(port: u16, tools: &cli::Tools) -> Result<Config, Failure> {
             revision: None,
             backend: BackendChoice::Auto,
             context_length: None,
+            prefix_cache_bytes: None,
         },
         chat: chat::Settings {
             temperature: 0.0,

@@ -5,10 +5,11 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 
+use sysinfo::System;
 use tracing::{info, warn};
 
 use super::Failure;
-use crate::chat::{ChatError, ChatTemplate, LocalModel};
+use crate::chat::{self, ChatError, ChatTemplate, LocalModel};
 use crate::config::{Config, ModelChoice};
 use crate::demo;
 use crate::engine::{self, Engine, EngineThread};
@@ -76,7 +77,8 @@ async fn start_model(
 ) -> Result<(Arc<ToolLoop>, EngineThread), Failure> {
     let began = Instant::now();
     let files = model_files(&config.model).await?;
-    let (engine, thread, model) = load_model(config, files).await?;
+    let (engine, thread, model) =
+        load_model(&config.model, files, config.chat.clone(), true).await?;
     let tools = Arc::clone(registry);
     let sessions = ToolLoop::new(Arc::new(model), tools, config.session.clone());
     warm_up(&sessions, &engine).await?;
@@ -97,7 +99,7 @@ pub(super) fn is_bundled(model: &ModelChoice) -> bool {
     model.model_name.to_string() == demo::MODEL_NAME
 }
 
-async fn model_files(model: &ModelChoice) -> Result<ModelFiles, Failure> {
+pub(super) async fn model_files(model: &ModelChoice) -> Result<ModelFiles, Failure> {
     if is_bundled(model) {
         return Ok(demo::files());
     }
@@ -108,38 +110,40 @@ async fn model_files(model: &ModelChoice) -> Result<ModelFiles, Failure> {
     Ok(ModelFiles::Folder(folder))
 }
 
-async fn load_model(
-    config: &Config,
+/// Loads a model and what turns text into tokens for it. `end_of_sequence`
+/// says whether turns end where the model ends them.
+pub(super) async fn load_model(
+    choice: &ModelChoice,
     files: ModelFiles,
+    settings: chat::Settings,
+    end_of_sequence: bool,
 ) -> Result<(Engine, EngineThread, LocalModel), Failure> {
     let failed = |error: &dyn std::fmt::Display| {
         Failure::new(format_args!(
             "the model {} does not load: {error}",
-            config.model.model_name
+            choice.model_name
         ))
     };
     // The small files first: what is wrong with them shows at once.
     let tokenizer = Arc::new(Tokenizer::load(&files).map_err(|error| failed(&error))?);
     let template = ChatTemplate::load(&files).map_err(|error| failed(&error))?;
-    let end_of_sequence = model::end_of_sequence_ids(&files, |token| tokenizer.token_id(token))
-        .map_err(|error| failed(&error))?;
-    if end_of_sequence.is_empty() {
+    let ends = match end_of_sequence {
+        true => model::end_of_sequence_ids(&files, |token| tokenizer.token_id(token))
+            .map_err(|error| failed(&error))?,
+        false => Vec::new(),
+    };
+    if end_of_sequence && ends.is_empty() {
         warn!("the model names no end-of-sequence token; answers end at max_tokens");
     }
-    let settings = engine::Settings {
-        context_length: config.model.context_length,
-        end_of_sequence,
-        ..engine::Settings::default()
-    };
-    let backend = config.model.backend;
-    let progress = Reporter::new("loading", config.model.model_name.to_string());
+    let backend = choice.backend;
+    let progress = Reporter::new("loading", choice.model_name.to_string());
     let load = move || model::load(&files, backend, &progress);
-    let (engine, thread) = engine::start(load, Arc::clone(&tokenizer), settings)
+    let (engine, thread) = engine::start(load, Arc::clone(&tokenizer), room(choice, ends))
         .await
         .map_err(|error| failed(&error))?;
     let info = engine.info();
     info!(
-        model = %config.model.model_name,
+        model = %choice.model_name,
         family = info.family,
         parameters = info.parameters,
         backend = info.backend,
@@ -147,7 +151,7 @@ async fn load_model(
         kv_bytes_per_token = info.kv_bytes_per_token,
         "model loaded"
     );
-    if let Some(asked) = config.model.context_length
+    if let Some(asked) = choice.context_length
         && asked > engine.context_length()
     {
         warn!(
@@ -156,8 +160,29 @@ async fn load_model(
             "context_length is more than the model was made for"
         );
     }
-    let model = LocalModel::new(engine.clone(), tokenizer, template, config.chat.clone());
+    let model = LocalModel::new(engine.clone(), tokenizer, template, settings);
     Ok((engine, thread, model))
+}
+
+/// How much the engine may take on: keys and values may have half of the
+/// memory that is free before the model is loaded, which leaves the other half
+/// to the weights, to what is computed, and to other programs.
+fn room(choice: &ModelChoice, end_of_sequence: Vec<u32>) -> engine::Settings {
+    let mut system = System::new();
+    system.refresh_memory();
+    let free = usize::try_from(system.available_memory()).unwrap_or(usize::MAX);
+    let kv_bytes = (free > 0).then_some(free / 2);
+    let defaults = engine::Settings::default();
+    let quarter = kv_bytes.map_or(usize::MAX, |bytes| bytes / 4);
+    engine::Settings {
+        context_length: choice.context_length,
+        end_of_sequence,
+        kv_bytes,
+        prefix_cache_bytes: choice
+            .prefix_cache_bytes
+            .unwrap_or(defaults.prefix_cache_bytes.min(quarter)),
+        ..defaults
+    }
 }
 
 /// Evaluates what every request begins with, so that what cannot work shows

@@ -5,9 +5,10 @@
 //! |---|---|
 //! | `cli` | the command line |
 //! | `host` | the parts: MCP servers, model, tool loop |
-//! | `serve`, `ask`, `check`, `demo`, `tools` | one command each |
+//! | `serve`, `ask`, `bench`, `check`, `demo`, `tools` | one command each |
 
 mod ask;
+mod bench;
 mod check;
 mod cli;
 mod demo;
@@ -76,6 +77,7 @@ pub fn run() -> ExitCode {
         match cli.command {
             None => serve::run(config).await,
             Some(Command::Ask { prompt }) => ask::run(config, &prompt).await,
+            Some(Command::Bench(options)) => bench::run(config, options).await,
             Some(Command::Check) => check::run(config).await,
             Some(Command::Demo(options)) => demo::run(options).await,
             Some(Command::Tools(options)) => tools::run(options).await,

@@ -61,6 +61,9 @@ pub struct ModelChoice {
     pub backend: BackendChoice,
     /// The most tokens of context; `None` takes what the model was made for.
     pub context_length: Option<usize>,
+    /// The most bytes of keys and values kept for prompts that begin alike;
+    /// `None` takes a default.
+    pub prefix_cache_bytes: Option<usize>,
 }
 
 /// Where a model is found.

@@ -32,6 +32,7 @@ pub(super) const KEYS: &[Key] = &[
     optional("revision"),
     optional("max_tokens"),
     optional("context_length"),
+    optional("prefix_cache_bytes"),
     optional("max_tool_rounds"),
     optional("tool_result_limit"),
     optional("request_timeout_seconds"),
@@ -48,6 +49,9 @@ pub(super) const ALIASES: &[(&str, &str)] = &[("mcpServers", "servers")];
 
 /// The most of anything that is counted; keeps sums of counts in range.
 const MANY: u64 = 1_000_000_000;
+
+/// The most bytes that can be set: a petabyte.
+const MOST_BYTES: u64 = 1_000_000_000_000_000;
 
 /// The longest time that can be set: a year.
 pub(super) const LONGEST_SECONDS: f64 = 31_536_000.0;
@@ -157,6 +161,9 @@ fn model(c: &mut Context<'_>, top: &Section<'_>, folder: &Path) -> ModelChoice {
         revision: top.filled(c, "revision"),
         backend: backend.unwrap_or(BackendChoice::Auto),
         context_length: count(c, top, "context_length", 1),
+        prefix_cache_bytes: top
+            .whole(c, "prefix_cache_bytes", 0..=MOST_BYTES)
+            .and_then(|bytes| usize::try_from(bytes).ok()),
     }
 }
 

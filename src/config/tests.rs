@@ -96,6 +96,7 @@ fn the_smallest_configuration_has_the_defaults() {
             revision: None,
             backend: BackendChoice::Auto,
             context_length: None,
+            prefix_cache_bytes: None,
         }
     );
     assert_eq!(
@@ -132,7 +133,8 @@ fn the_smallest_configuration_has_the_defaults() {
 fn every_optional_key_is_read() {
     let config = Case::of(&with(json!({
         "$schema": "anything", "host": "::1", "backend": "candle", "revision": "v2",
-        "max_tokens": 7, "context_length": 4096, "max_tool_rounds": 0,
+        "max_tokens": 7, "context_length": 4096, "prefix_cache_bytes": 5_000_000_000u64,
+        "max_tool_rounds": 0,
         "tool_result_limit": 9, "request_timeout_seconds": 1.5, "shutdown_grace_seconds": 0,
         "max_concurrent_requests": 2, "max_queued_requests": 0, "seed": u64::MAX,
     })))
@@ -143,6 +145,7 @@ fn every_optional_key_is_read() {
     assert_eq!(config.model.revision.as_deref(), Some("v2"));
     assert_eq!(config.chat.max_tokens, 7);
     assert_eq!(config.model.context_length, Some(4096));
+    assert_eq!(config.model.prefix_cache_bytes, Some(5_000_000_000));
     assert_eq!(config.session.max_tool_rounds, 0);
     assert_eq!(config.session.tool_result_limit, 9);
     assert_eq!(config.limits.request_timeout, Duration::from_millis(1500));

@@ -6,6 +6,8 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+// Requests at once: what they share, how fast they are.
+mod batching;
 // The command line beside the server: help, check, ask, demo, tools.
 mod commands;
 // Faults in the config, secrets, exit codes.

@@ -101,6 +101,10 @@ fn each_fault_names_its_key_and_the_mend() {
         (json!({"revision": " "}), "revision: is empty"),
         (json!({"max_tokens": 0}), "max_tokens: is 0"),
         (json!({"context_length": 0}), "context_length: is 0"),
+        (
+            json!({"prefix_cache_bytes": -1}),
+            "prefix_cache_bytes: is -1",
+        ),
         (json!({"max_tool_rounds": -1}), "max_tool_rounds: is -1"),
         (json!({"tool_result_limit": 0}), "tool_result_limit: is 0"),
         (

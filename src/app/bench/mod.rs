@@ -1,0 +1,74 @@
+//! `llm-server bench`: how fast a model is here, alone in the engine and
+//! through the whole host, as a table and as a line of JSON.
+//!
+//! The prompts are random tokens: what is measured does not depend on what
+//! they say, and none is in the prefix cache unless it is meant to be.
+
+mod measure;
+mod overhead;
+mod report;
+
+use std::io::{self, IsTerminal};
+use std::path::{Path, PathBuf};
+
+use super::host::{load_model, model_files};
+use super::{Failure, cli, load_config, print, say};
+use crate::backend::BackendChoice;
+use crate::chat;
+use crate::config::{ModelChoice, ModelName};
+use measure::Measured;
+
+pub(super) async fn run(config: &Path, options: cli::Bench) -> Result<(), Failure> {
+    let mut choice = match options.model {
+        Some(name) => ModelChoice {
+            model_name: named(name),
+            revision: None,
+            backend: BackendChoice::Auto,
+            context_length: None,
+            prefix_cache_bytes: None,
+        },
+        None => load_config(config).await?.model,
+    };
+    if let Some(backend) = options.backend {
+        choice.backend = backend;
+    }
+    let files = model_files(&choice).await?;
+    // Nothing ends a turn: every request generates as much as it is asked to.
+    let (engine, thread, model) = load_model(&choice, files, one_token(), false).await?;
+    let measured = Measured::take(&engine, model, &|line| {
+        // For people alone: stdout is for the result, a file for neither.
+        if io::stderr().is_terminal() {
+            say(line);
+        }
+    })
+    .await?;
+    drop(engine);
+    if !thread.join() {
+        return Err(Failure::new("the engine has failed"));
+    }
+    print(match options.json {
+        true => report::json(&measured),
+        false => report::table(&measured),
+    })
+}
+
+/// Answers of one token.
+fn one_token() -> chat::Settings {
+    chat::Settings {
+        temperature: 0.0,
+        top_p: 1.0,
+        min_p: 0.0,
+        min_tokens_to_keep: 1,
+        max_tokens: 1,
+        seed: None,
+    }
+}
+
+/// A folder if there is one of that name, else a repository.
+fn named(name: String) -> ModelName {
+    let path = PathBuf::from(&name);
+    match path.canonicalize() {
+        Ok(folder) if folder.is_dir() => ModelName::Folder(folder),
+        _ => ModelName::Repository(name),
+    }
+}

@@ -1,0 +1,128 @@
+//! Requests that share what their prompts have in common, and the benchmark.
+
+use std::collections::BTreeMap;
+
+use serde_json::Value;
+
+use crate::support::Setup;
+
+/// The numbers of each line `the model replied` by the request's id, in the
+/// order of its rounds.
+fn rounds(log: &str) -> BTreeMap<String, Vec<BTreeMap<String, usize>>> {
+    let mut rounds: BTreeMap<String, Vec<_>> = BTreeMap::new();
+    for line in log
+        .lines()
+        .filter(|line| line.contains("the model replied"))
+    {
+        let id = line.split("id=").nth(1).unwrap();
+        let id = id.split('}').next().unwrap().to_owned();
+        let numbers = line.split_whitespace().filter_map(|word| {
+            let (key, value) = word.split_once('=')?;
+            Some((key.to_owned(), value.parse().ok()?))
+        });
+        rounds.entry(id).or_default().push(numbers.collect());
+    }
+    rounds
+}
+
+#[test]
+fn the_preamble_is_evaluated_once_and_a_round_costs_its_new_tokens() {
+    let program = Setup::with_tools().start();
+    // One after the other, then eight at once.
+    assert!(program.ask("what is 17 * 23?").contains("391"));
+    std::thread::scope(|scope| {
+        for number in 1..=8 {
+            let program = &program;
+            scope.spawn(move || {
+                let answer = program.ask(&format!("what is {number} * 11?"));
+                let product = (number * 11).to_string();
+                assert!(answer.contains(&product), "{answer:?}");
+            });
+        }
+    });
+    let log = program.stop().log();
+    let warmed = log.lines().find(|line| line.contains("warmed up"));
+    let preamble = warmed.unwrap().split("preamble_tokens=").nth(1).unwrap();
+    let preamble: usize = preamble.split(' ').next().unwrap().parse().unwrap();
+    let rounds = rounds(&log);
+    assert_eq!(rounds.len(), 9, "{log}");
+    for rounds in rounds.values() {
+        let [first, second] = rounds.as_slice() else {
+            panic!("{rounds:?}")
+        };
+        for round in rounds {
+            assert_eq!(
+                round["cached_tokens"] + round["prefilled_tokens"],
+                round["prompt_tokens"]
+            );
+        }
+        // All that is before the user's words, of which the warm-up's "Hello"
+        // and the end of its turn are the last.
+        assert!(first["cached_tokens"] + 10 >= preamble, "{first:?}");
+        // The first round's prompt and what was generated but for its last
+        // token are there: evaluated is what the template adds.
+        let before = first["prompt_tokens"] + first["generated_tokens"] - 1;
+        assert!(second["cached_tokens"] >= before, "{rounds:?}");
+    }
+}
+
+#[test]
+fn without_a_prefix_cache_every_prompt_is_evaluated_whole() {
+    let program = Setup::with_tools().set("prefix_cache_bytes", 0).start();
+    assert!(program.ask("what is 17 * 23?").contains("391"));
+    for rounds in rounds(&program.stop().log()).values() {
+        for round in rounds {
+            assert_eq!(round["cached_tokens"], 0);
+        }
+    }
+}
+
+#[test]
+fn the_benchmark_prints_a_table_or_one_line_of_json() {
+    let (table, setup) = Setup::new().without_config().run(&["bench", "demo"]);
+    assert_eq!(table.code, Some(0), "{table:?}");
+    for row in [
+        "qwen3, 4.1 M parameters; ",
+        "prefill, 512 tokens",
+        "decode, 16 streams together",
+        "cold, 8 clients",
+        "host's own time a request",
+    ] {
+        assert!(table.stdout.contains(row), "{row:?} is not in {table:?}");
+    }
+    let (line, setup) = setup.run(&["bench", "demo", "--json", "--backend", "candle"]);
+    assert_eq!(line.code, Some(0), "{line:?}");
+    let line: Value = serde_json::from_str(line.stdout.trim()).unwrap();
+    let positive = |pointer: &str| {
+        let number = line.pointer(pointer).and_then(Value::as_f64);
+        assert!(
+            number.is_some_and(|number| number > 0.0),
+            "{pointer}: {line}"
+        );
+    };
+    for pointer in [
+        "/prefill_tok_s/128",
+        "/prefill_tok_s/512",
+        "/decode_tok_s/1",
+        "/decode_tok_s/2",
+        "/decode_tok_s/4",
+        "/decode_tok_s/8",
+        "/decode_tok_s/16",
+        "/ttft_ms/cold",
+        "/ttft_ms/warm",
+        "/ttft_ms/shared8",
+        "/overhead_ms",
+        "/resident_mb",
+        "/threads",
+    ] {
+        positive(pointer);
+    }
+    assert!(line["backend"].as_str().unwrap().starts_with("candle on "));
+
+    let (unknown, _) = setup.run(&["bench", "demo", "--backend", "cuda"]);
+    assert_ne!(unknown.code, Some(0));
+    assert!(
+        unknown.stderr.contains("write one of auto, mlx, candle"),
+        "{unknown:?}"
+    );
+}
