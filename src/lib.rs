@@ -20,7 +20,7 @@
 //! | [`session`] | one request's tool loop: ask, run the calls at once, feed the results back, until an answer or a limit | HTTP, tokens |
 //! | [`chat`] | where text meets tokens: messages, chat template, tool-call formats, reasoning split; the trait [`chat::ChatModel`] | HTTP, MCP |
 //! | [`mcp`] | the host: connect, list, call, watch, reconnect, close | the model |
-//! | [`engine`] | one OS thread that owns the model; `submit(request) -> events` | JSON, HTTP, MCP, prompt text |
+//! | [`engine`] | one OS thread that owns the model; `submit(request) -> events` | HTTP, MCP, prompt text |
 //! | [`model`] | config-driven decoder, KV cache, weight loading, tokenizer | requests |
 //! | [`backend`] | the seam to the tensor library, some twenty coarse ops; which libraries are compiled in, and which one runs | everything above |
 //! | [`blob`] | bytes memory-mapped or embedded, shared without copying | what is in them |

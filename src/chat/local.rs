@@ -7,17 +7,20 @@
 mod tests;
 
 use std::pin::pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use futures::future::BoxFuture;
 use futures::{FutureExt, Stream, StreamExt, TryFutureExt, stream};
 
 use super::formats::ParsedCall;
+use super::formats::ToolFormat;
 use super::template::ChatTemplate;
 use super::turn::{Turn, TurnReader};
 use super::{ChatError, ChatModel, ChatRequest, Message, Reply, ToolCall, Usage};
-use crate::engine::{Engine, EngineError, Event, Request, Sampling};
+use super::{ToolSpec, reasoning};
+use crate::engine::grammar::{CallFormat, CallGrammar, GrammarError, ToolSchema, Vocabulary};
+use crate::engine::{Calls, Engine, EngineError, Event, Request, Sampling};
 use crate::model::Tokenizer;
 
 /// How the model generates. The first four fields are those of [`Sampling`].
@@ -50,6 +53,19 @@ pub struct LocalModel {
 struct TextSide {
     tokenizer: Arc<Tokenizer>,
     template: ChatTemplate,
+    end_of_sequence: Vec<u32>,
+    vocabulary_size: usize,
+    grammars: Mutex<Grammars>,
+}
+
+/// What tool calls may look like, made when it is first needed.
+#[derive(Default)]
+struct Grammars {
+    /// `None` before the first tools; an error is said once and stays.
+    vocabulary: Option<Result<Vocabulary, GrammarError>>,
+    /// The last tools and their grammar. All requests have the same ones
+    /// unless a server comes or goes.
+    last: Option<(Vec<ToolSpec>, Option<CallGrammar>)>,
 }
 
 /// A conversation as the engine takes it.
@@ -57,6 +73,7 @@ struct TextSide {
 struct Prompt {
     text: String,
     tokens: Vec<u32>,
+    calls: Option<Calls>,
 }
 
 impl LocalModel {
@@ -68,11 +85,14 @@ impl LocalModel {
         settings: Settings,
     ) -> Self {
         Self {
-            engine,
             text: Arc::new(TextSide {
                 tokenizer,
                 template,
+                end_of_sequence: engine.end_of_sequence().to_vec(),
+                vocabulary_size: engine.info().vocabulary_size,
+                grammars: Mutex::default(),
             }),
+            engine,
             settings,
         }
     }
@@ -89,6 +109,7 @@ impl LocalModel {
             prompt: prompt.tokens,
             max_tokens,
             sampling: self.settings.sampling(),
+            calls: prompt.calls,
             pin,
         });
         let events = stream::unfold(events, async |mut events| {
@@ -160,7 +181,79 @@ impl TextSide {
             "rendered the prompt"
         );
         tracing::trace!(prompt = ?text, "the prompt");
-        Ok(Prompt { text, tokens })
+        let calls = self.grammar(tools).map(|grammar| Calls {
+            grammar,
+            in_reasoning: reasoning::opened_by(&text),
+        });
+        Ok(Prompt {
+            text,
+            tokens,
+            calls,
+        })
+    }
+
+    /// The grammar of calls to `tools`. A failure leaves calls free, which is
+    /// said in the log and not to the request: most calls come out well.
+    fn grammar(&self, tools: &[ToolSpec]) -> Option<CallGrammar> {
+        if tools.is_empty() {
+            return None;
+        }
+        let mut grammars = self.grammars.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((last, grammar)) = &grammars.last
+            && last == tools
+        {
+            return grammar.clone();
+        }
+        let grammar = self.compile(&mut grammars, tools);
+        if let Err(reason) = &grammar {
+            tracing::warn!(%reason, "tool calls are not bound to the tools' schemas");
+        }
+        let grammar = grammar.ok();
+        grammars.last = Some((tools.to_vec(), grammar.clone()));
+        grammar
+    }
+
+    fn compile(
+        &self,
+        grammars: &mut Grammars,
+        tools: &[ToolSpec],
+    ) -> Result<CallGrammar, GrammarError> {
+        let began = Instant::now();
+        let vocabulary = grammars.vocabulary.get_or_insert_with(|| {
+            let format = match self.template.tool_format() {
+                ToolFormat::Hermes => CallFormat::hermes(),
+            };
+            let tokenizer = self.tokenizer.inner();
+            Vocabulary::new(
+                tokenizer,
+                &self.end_of_sequence,
+                self.vocabulary_size,
+                format,
+            )
+        });
+        let vocabulary = vocabulary.as_ref().map_err(Clone::clone)?;
+        let schemas: Vec<ToolSchema> = tools
+            .iter()
+            .map(|tool| ToolSchema {
+                name: tool.name.clone(),
+                parameters: tool.parameters.clone(),
+            })
+            .collect();
+        let (grammar, fallbacks) = CallGrammar::compile(vocabulary, &schemas)?;
+        for fallback in fallbacks {
+            tracing::warn!(
+                tool = fallback.tool,
+                loss = ?fallback.loss,
+                reason = fallback.reason,
+                "a tool's schema binds its calls in part only"
+            );
+        }
+        tracing::debug!(
+            tools = tools.len(),
+            milliseconds = began.elapsed().as_millis() as u64,
+            "compiled the grammar of the tools' calls"
+        );
+        Ok(grammar)
     }
 }
 

@@ -6,13 +6,14 @@
 use std::time::Instant;
 
 use tokio::sync::mpsc::UnboundedSender;
-use tracing::{Span, debug, error};
+use tracing::{Span, debug, error, warn};
 
 use super::detokenizer::Detokenizer;
 use super::draws::Draws;
+use super::grammar::{Constraint, ConstraintError};
 use super::worker::Job;
 use super::{EngineError, Event, FinishReason, Usage};
-use crate::model::{Draw, Tokenizer};
+use crate::model::{Draw, ModelError, Sampler, Tokenizer};
 
 /// A request being generated.
 pub(super) struct Generation<'a> {
@@ -21,6 +22,8 @@ pub(super) struct Generation<'a> {
     span: Span,
     draws: Draws,
     detokenizer: Detokenizer<'a>,
+    /// What binds its tool calls.
+    constraint: Option<Constraint>,
     usage: Usage,
 }
 
@@ -29,6 +32,10 @@ impl<'a> Generation<'a> {
     pub(super) fn new(job: Job, prompt_tokens: usize, tokenizer: &'a Tokenizer) -> Self {
         Self {
             draws: Draws::new(job.request.sampling),
+            constraint: job.request.calls.map(|calls| match calls.in_reasoning {
+                true => Constraint::in_reasoning(&calls.grammar),
+                false => Constraint::new(&calls.grammar),
+            }),
             detokenizer: Detokenizer::new(tokenizer),
             usage: Usage {
                 prompt_tokens,
@@ -54,6 +61,49 @@ impl<'a> Generation<'a> {
     /// How its next token is drawn.
     pub(super) fn draw(&mut self) -> Draw {
         self.draws.next()
+    }
+
+    /// Whether its next token may be any.
+    pub(super) fn is_free(&self) -> bool {
+        self.constraint.as_ref().is_none_or(Constraint::is_free)
+    }
+
+    /// The token that comes next: the one drawn, or if that may not stand
+    /// there, one drawn again from those that may. `logits` are those it was
+    /// drawn from.
+    ///
+    /// # Errors
+    /// If the logits cannot be had or none of them is a number.
+    pub(super) fn settle(
+        &mut self,
+        drawn: u32,
+        logits: impl FnOnce() -> Result<Vec<f32>, ModelError>,
+    ) -> Result<u32, EngineError> {
+        let Some(constraint) = &mut self.constraint else {
+            return Ok(drawn);
+        };
+        let mut token = drawn;
+        if !constraint.accepts(drawn) {
+            match constraint.mask() {
+                Ok(mask) => {
+                    let mut logits = logits()?;
+                    for (logit, token) in logits.iter_mut().zip(0..) {
+                        if !mask.allows(token) {
+                            *logit = f32::NEG_INFINITY;
+                        }
+                    }
+                    let draw = self.draws.next();
+                    token = Sampler::default().sample(&logits, &draw).ok_or_else(|| {
+                        EngineError::Model("no token may follow in the tool call".to_owned())
+                    })?;
+                }
+                Err(reason) => released(&self.span, &reason),
+            }
+        }
+        if let Err(reason) = constraint.advance(token) {
+            released(&self.span, &reason);
+        }
+        Ok(token)
     }
 
     /// Takes the next token. The end's own is not text.
@@ -121,4 +171,10 @@ impl<'a> Generation<'a> {
     fn tell(&self, event: Event) {
         let _ = self.events.send(event);
     }
+}
+
+/// A call that goes on unbound: it may come out malformed, which the model is
+/// told then.
+fn released(span: &Span, reason: &ConstraintError) {
+    span.in_scope(|| warn!(%reason, "a tool call is not bound to its schema"));
 }

@@ -6,6 +6,7 @@
 mod detokenizer;
 mod draws;
 mod generation;
+pub mod grammar;
 mod prefix_cache;
 mod scheduler;
 mod worker;
@@ -18,6 +19,7 @@ use tokio::sync::{mpsc as events, oneshot, watch};
 use tracing::Span;
 
 use crate::model::{Model, ModelError, ModelInfo, Tokenizer};
+use grammar::CallGrammar;
 use worker::{Job, Worker};
 
 /// What the engine is told by the configuration.
@@ -77,9 +79,21 @@ pub struct Request {
     pub max_tokens: usize,
     /// How tokens are chosen.
     pub sampling: Sampling,
+    /// What tool calls may look like; `None` lets them be anything.
+    pub calls: Option<Calls>,
     /// Whether the prompt is one that many others will begin like: it stays
     /// in the prefix cache until another such request has ended.
     pub pin: bool,
+}
+
+/// What binds a request's tool calls.
+#[derive(Debug, Clone)]
+pub struct Calls {
+    /// The calls there may be.
+    pub grammar: CallGrammar,
+    /// Whether the prompt ends inside the model's reasoning, where a call is
+    /// none.
+    pub in_reasoning: bool,
 }
 
 /// What the engine says of a request, in order: any number of `Text`, then
@@ -164,6 +178,7 @@ pub struct Engine {
     jobs: mpsc::Sender<Job>,
     info: Arc<ModelInfo>,
     context_length: usize,
+    end_of_sequence: Arc<[u32]>,
 }
 
 /// The engine's thread.
@@ -196,6 +211,7 @@ where
     let (jobs, queue) = mpsc::channel();
     let (loaded, wait) = oneshot::channel();
     let (still_alive, alive) = watch::channel(());
+    let end_of_sequence: Arc<[u32]> = settings.end_of_sequence.as_slice().into();
     let span = Span::current();
     let handle = std::thread::Builder::new()
         .name("engine".to_owned())
@@ -222,6 +238,7 @@ where
                 jobs,
                 info,
                 context_length,
+                end_of_sequence,
             },
             EngineThread { handle, alive },
         )),
@@ -234,6 +251,11 @@ impl Engine {
     /// What the model is.
     pub fn info(&self) -> &ModelInfo {
         &self.info
+    }
+
+    /// The tokens that end a turn.
+    pub fn end_of_sequence(&self) -> &[u32] {
+        &self.end_of_sequence
     }
 
     /// The most tokens a sequence may have, prompt and generated.

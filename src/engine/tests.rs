@@ -9,6 +9,7 @@ use crate::backend::{BackendChoice, MemoryUse};
 use crate::model::{Draw, Input, SequenceId, Step, Tokens};
 
 mod batching;
+mod calls;
 
 const GREEDY: Sampling = Sampling {
     temperature: 0.0,
@@ -47,6 +48,7 @@ fn request(text: &str, max_tokens: usize) -> Request {
         prompt: tokenizer().encode(text).unwrap(),
         max_tokens,
         sampling: GREEDY,
+        calls: None,
         pin: false,
     }
 }

@@ -237,6 +237,7 @@ impl<'a> Worker<'a> {
         while self.model.info().overlaps
             && !self.arrivals(queue)
             && !self.drop_unwanted()
+            && self.all_free()
             && self.scheduler.run_ahead(&parts)
         {
             let Some(ahead) = self.launch(&parts, true) else {
@@ -246,6 +247,12 @@ impl<'a> Worker<'a> {
             step = ahead;
         }
         self.land(&*step, &parts);
+    }
+
+    /// Whether every token that is on its way may stand where it comes. In a
+    /// tool call it is known only when it is there.
+    fn all_free(&self) -> bool {
+        self.generations.values().all(Generation::is_free)
     }
 
     /// Sets off a step: `parts`, or the token drawn last for each of them. On
@@ -296,10 +303,19 @@ impl<'a> Worker<'a> {
             }
             Err(error) => return self.fail(parts, &error.into()),
         };
-        for (part, token) in drawing().zip(tokens) {
+        for (row, (part, token)) in drawing().zip(tokens).enumerate() {
             // One that has ended since the step was set off has no use for it.
-            if self.generations.contains_key(&part.request) {
-                self.take(part.request, token);
+            let Some(generation) = self.generations.get_mut(&part.request) else {
+                continue;
+            };
+            let logits = || {
+                let logits = step.logits()?;
+                let row = logits.rows().nth(row).map(<[f32]>::to_vec);
+                row.ok_or_else(|| ModelError::Input("a step has no such row".to_owned()))
+            };
+            match generation.settle(token, logits) {
+                Ok(token) => self.take(part.request, token),
+                Err(error) => self.fail(std::slice::from_ref(part), &error),
             }
         }
     }

@@ -10,7 +10,7 @@ mod rope;
 mod tokenizer;
 mod weights;
 
-pub use crate::backend::Draw;
+pub use crate::backend::{Draw, Sampler};
 pub use config::{ConfigError, DecoderConfig, end_of_sequence_ids};
 pub use files::{FilesError, ModelFiles};
 pub use tokenizer::{Tokenizer, TokenizerError};

@@ -42,6 +42,11 @@ impl Tokenizer {
         Ok(Self { inner })
     }
 
+    /// The tokenizer itself, for what looks into its vocabulary.
+    pub(crate) fn inner(&self) -> &tokenizers::Tokenizer {
+        &self.inner
+    }
+
     /// Token ids of `text`. Markers written in the text, such as
     /// `<|im_start|>`, become their tokens; nothing is added around it, since
     /// a chat template writes all of it.

@@ -41,6 +41,9 @@ fn the_preamble_is_evaluated_once_and_a_round_costs_its_new_tokens() {
         }
     });
     let log = program.stop().log();
+    // Once for all of them: they have the same tools.
+    let compiled = log.matches("compiled the grammar of the tools' calls");
+    assert_eq!(compiled.count(), 1, "{log}");
     let warmed = log.lines().find(|line| line.contains("warmed up"));
     let preamble = warmed.unwrap().split("preamble_tokens=").nth(1).unwrap();
     let preamble: usize = preamble.split(' ').next().unwrap().parse().unwrap();

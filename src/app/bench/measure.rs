@@ -185,6 +185,7 @@ impl Bench<'_> {
             prompt,
             max_tokens,
             sampling: GREEDY,
+            calls: None,
             pin: false,
         });
         async move {

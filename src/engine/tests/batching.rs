@@ -32,6 +32,7 @@ fn asks(prompt: &[u32], max_tokens: usize) -> Request {
         prompt: prompt.to_vec(),
         max_tokens,
         sampling: GREEDY,
+        calls: None,
         pin: false,
     }
 }
@@ -114,12 +115,12 @@ impl Model for Stepped {
     }
 }
 
-struct Steps {
+pub(super) struct Steps {
     about_to: events::UnboundedReceiver<()>,
     leave: mpsc::Sender<bool>,
 }
 
-async fn stepped(settings: Settings, overlaps: bool) -> (Engine, EngineThread, Steps) {
+pub(super) async fn stepped(settings: Settings, overlaps: bool) -> (Engine, EngineThread, Steps) {
     let (said, about_to) = events::unbounded_channel();
     let (leave, wait) = mpsc::channel();
     let load = move || {
@@ -280,6 +281,7 @@ async fn what_is_pinned_outlasts_everything_else() {
     })
     .await;
     let warm_up = Request {
+        calls: None,
         pin: true,
         ..asks(&preamble, 1)
     };
