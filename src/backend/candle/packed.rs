@@ -12,7 +12,7 @@ use crate::blob::Blob;
 
 /// From this many tokens on, unpacked blocks go through candle's blocked
 /// product; below it the unpacking would cost more than the product.
-const BLOCKED_FROM: usize = 8;
+const BLOCKED_FROM: usize = 16;
 
 /// Rows unpacked at a time for the blocked product: 4 MiB at 1,024 columns.
 const BLOCK_ROWS: usize = 1024;
