@@ -5,11 +5,12 @@
 mod attention;
 mod experts;
 mod packed;
+mod product;
 mod weights;
 
 use std::cell::RefCell;
 
-use candle_core::{DType, Device, Tensor};
+use candle_core::{CpuStorage, DType, Device, Storage, Tensor};
 use candle_nn::ops;
 
 use super::{
@@ -73,6 +74,20 @@ fn failed(op: &'static str) -> impl Fn(candle_core::Error) -> BackendError {
     move |error| BackendError {
         op,
         reason: error.to_string(),
+    }
+}
+
+/// Does something with the elements of an `f32` tensor on the CPU, in
+/// row-major order.
+fn with_elements<T>(
+    x: &Tensor,
+    f: impl FnOnce(&[f32]) -> candle_core::Result<T>,
+) -> candle_core::Result<T> {
+    let x = x.contiguous()?;
+    let (storage, layout) = x.storage_and_layout();
+    match (&*storage, layout.contiguous_offsets()) {
+        (Storage::Cpu(CpuStorage::F32(elements)), Some((start, end))) => f(&elements[start..end]),
+        _ => candle_core::bail!("not f32 on the CPU"),
     }
 }
 
@@ -202,7 +217,7 @@ impl Backend for Candle {
     }
 
     fn kv(&self, kv_heads: usize, head_dim: usize) -> Result<Kv, BackendError> {
-        Ok(Kv::new(kv_heads, head_dim))
+        Ok(Kv::new(kv_heads, head_dim, &self.device))
     }
 
     fn fork_kv(&self, kv: &Kv, len: usize) -> Result<Kv, BackendError> {

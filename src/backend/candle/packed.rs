@@ -1,24 +1,12 @@
-//! Weight matrices on the CPU: rows left as they are stored, and unpacked on
-//! the way into a product.
+//! Weight matrices on the CPU: rows left as they are stored, and unpacked one
+//! at a time. Knows nothing of what they are multiplied with.
 
-use candle_core::{Device, Result, Tensor};
-use half::f16;
+use candle_core::Result;
 use pulp::{Arch, Simd, WithSimd};
-use rayon::prelude::*;
 
 use super::weights::to_f32;
 use crate::backend::{Dtype, MatrixWeights};
 use crate::blob::Blob;
-
-/// From this many tokens on, unpacked blocks go through candle's blocked
-/// product; below it the unpacking would cost more than the product.
-const BLOCKED_FROM: usize = 16;
-
-/// Rows unpacked at a time for the blocked product: 4 MiB at 1,024 columns.
-const BLOCK_ROWS: usize = 1024;
-
-/// Rows a thread takes at a time for few tokens.
-const CHUNK_ROWS: usize = 16;
 
 /// Rows of a matrix as they are stored.
 pub(super) struct PackedRows {
@@ -29,13 +17,16 @@ pub(super) struct PackedRows {
     /// The elements; each row is `row_bytes` long.
     bytes: Blob,
     row_bytes: usize,
-    format: Format,
+    pub(super) format: Format,
+    /// A copy of 4-bit weights that begin in the middle of a word. Files are
+    /// rarely like that.
+    moved: Option<Vec<u32>>,
     /// The instruction set of this machine.
-    arch: Arch,
+    pub(super) arch: Arch,
 }
 
 /// How the elements of a row are stored.
-enum Format {
+pub(super) enum Format {
     F32,
     F16,
     Bf16,
@@ -67,6 +58,30 @@ fn e8m0(exponent: u8) -> f32 {
         255 => f32::NAN,
         _ => f32::from_bits(u32::from(exponent) << 23),
     }
+}
+
+/// The words that `bytes` hold, unless they are where words may be.
+fn moved(bytes: &[u8]) -> Option<Vec<u32>> {
+    if bytemuck::try_cast_slice::<u8, u32>(bytes).is_ok() {
+        return None;
+    }
+    let words = bytes.chunks_exact(4);
+    Some(
+        words
+            .map(|b| u32::from_le_bytes([b[0], b[1], b[2], b[3]]))
+            .collect(),
+    )
+}
+
+/// A half-precision number, by operations that the compiler can vectorize.
+#[inline(always)]
+fn f16_to_f32(bits: u16) -> f32 {
+    let (bits, sign) = (u32::from(bits & 0x7fff), u32::from(bits >> 15) << 31);
+    // The exponent's bias is 15 there and 127 here.
+    let finite = f32::from_bits(bits << 13) * f32::from_bits((127 + 112) << 23);
+    // Infinity and NaN keep their largest exponent.
+    let special = if bits >= 0x7c00 { 0x7f80_0000 } else { 0 };
+    f32::from_bits(finite.to_bits() | special | sign)
 }
 
 impl PackedRows {
@@ -111,9 +126,14 @@ impl PackedRows {
             count * row_bytes,
             "a raw tensor holds its shape"
         );
+        let moved = match &format {
+            Format::Affine { bits: 4, .. } => moved(&elements.bytes),
+            _ => None,
+        };
         Ok(Self {
             count,
             columns,
+            moved,
             bytes: elements.bytes,
             row_bytes,
             format,
@@ -130,9 +150,26 @@ impl PackedRows {
         });
     }
 
+    /// The bytes of row `row`.
     #[inline(always)]
-    fn unpack_inline(&self, row: usize, out: &mut [f32]) {
-        let bytes = &self.bytes[row * self.row_bytes..][..self.row_bytes];
+    pub(super) fn row(&self, row: usize) -> &[u8] {
+        &self.bytes[row * self.row_bytes..][..self.row_bytes]
+    }
+
+    /// The words of 4-bit weights, eight in each, the first one lowest.
+    #[inline(always)]
+    pub(super) fn words(&self) -> &[u32] {
+        match &self.moved {
+            Some(words) => words,
+            None => bytemuck::cast_slice(&self.bytes),
+        }
+    }
+
+    /// [`Self::unpack`] within a function that is compiled for this machine's
+    /// vector instructions.
+    #[inline(always)]
+    pub(super) fn unpack_inline(&self, row: usize, out: &mut [f32]) {
+        let bytes = self.row(row);
         match &self.format {
             Format::F32 => {
                 for (out, b) in out.iter_mut().zip(bytes.chunks_exact(4)) {
@@ -141,7 +178,7 @@ impl PackedRows {
             }
             Format::F16 => {
                 for (out, b) in out.iter_mut().zip(bytes.chunks_exact(2)) {
-                    *out = f16::from_le_bytes([b[0], b[1]]).to_f32();
+                    *out = f16_to_f32(u16::from_le_bytes([b[0], b[1]]));
                 }
             }
             Format::Bf16 => {
@@ -207,62 +244,6 @@ impl PackedRows {
             }
         }
     }
-
-    pub(super) fn project(&self, x: &Tensor) -> Result<Tensor> {
-        let (tokens, columns) = x.dims2()?;
-        if columns != self.columns {
-            candle_core::bail!("{columns} columns meet weights of {}", self.columns);
-        }
-        if tokens < BLOCKED_FROM {
-            self.project_few(x, tokens)
-        } else {
-            self.project_blocked(x)
-        }
-    }
-
-    /// Row by row, each multiplied with every token.
-    fn project_few(&self, x: &Tensor, tokens: usize) -> Result<Tensor> {
-        let x = Activations::new(x.flatten_all()?.to_vec1()?, self);
-        // Transposed, so that every chunk of rows writes its own part.
-        let mut transposed = vec![0.0; self.count * tokens];
-        transposed
-            .par_chunks_mut(CHUNK_ROWS * tokens)
-            .enumerate()
-            .for_each_init(
-                || vec![0.0; self.columns],
-                |buffer, (chunk, out)| {
-                    self.arch.dispatch(MultiplyRows {
-                        rows: self,
-                        first: chunk * CHUNK_ROWS,
-                        x: &x,
-                        buffer,
-                        out,
-                    });
-                },
-            );
-        Tensor::from_vec(transposed, (self.count, tokens), &Device::Cpu)?
-            .t()?
-            .contiguous()
-    }
-
-    /// Block by block: unpacked once, then candle's blocked product.
-    fn project_blocked(&self, x: &Tensor) -> Result<Tensor> {
-        let mut outputs = Vec::with_capacity(self.count.div_ceil(BLOCK_ROWS));
-        for start in (0..self.count).step_by(BLOCK_ROWS) {
-            let rows = BLOCK_ROWS.min(self.count - start);
-            let mut block = vec![0.0; rows * self.columns];
-            block
-                .par_chunks_mut(self.columns)
-                .enumerate()
-                .for_each(|(offset, out)| self.unpack(start + offset, out));
-            let block = Tensor::from_vec(block, (rows, self.columns), &Device::Cpu)?;
-            outputs.push(x.matmul(&block.t()?)?);
-        }
-        match outputs.len() {
-            1 => Ok(outputs.swap_remove(0)),
-            _ => Tensor::cat(&outputs, 1),
-        }
-    }
 }
 
 /// [`PackedRows::unpack`] with this machine's vector instructions.
@@ -281,139 +262,18 @@ impl WithSimd for UnpackRow<'_> {
     }
 }
 
-/// Activations of few tokens, as the products below read them.
-struct Activations {
-    /// `[tokens, columns]`. For 4-bit weights the even columns of a token come
-    /// first, then the odd ones: a byte of weights holds one of each, so that
-    /// neither needs shuffling.
-    values: Vec<f32>,
-    /// `[tokens, groups]`: the sums over the groups of 4-bit weights, which
-    /// are what the groups' biases are multiplied with.
-    sums: Vec<f32>,
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-impl Activations {
-    fn new(values: Vec<f32>, rows: &PackedRows) -> Self {
-        let Format::Affine {
-            bits: 4,
-            group_size,
-            ..
-        } = &rows.format
-        else {
-            let sums = Vec::new();
-            return Self { values, sums };
-        };
-        let every_other = |token: &[f32], first: usize| -> Vec<f32> {
-            token.iter().skip(first).step_by(2).copied().collect()
-        };
-        Self {
-            sums: values
-                .chunks_exact(*group_size)
-                .map(|group| group.iter().sum())
-                .collect(),
-            values: values
-                .chunks_exact(rows.columns)
-                .flat_map(|token| [every_other(token, 0), every_other(token, 1)].concat())
-                .collect(),
+    #[test]
+    fn every_half_precision_number_is_converted_exactly() {
+        for bits in 0..=u16::MAX {
+            let (got, expected) = (f16_to_f32(bits), half::f16::from_bits(bits).to_f32());
+            assert!(
+                got.to_bits() == expected.to_bits() || (got.is_nan() && expected.is_nan()),
+                "{bits:#06x} is {got}, not {expected}"
+            );
         }
     }
-}
-
-/// Consecutive rows times all tokens, with this machine's vector instructions.
-struct MultiplyRows<'a> {
-    rows: &'a PackedRows,
-    first: usize,
-    x: &'a Activations,
-    /// Room for a row.
-    buffer: &'a mut [f32],
-    /// `[rows, tokens]`.
-    out: &'a mut [f32],
-}
-
-impl WithSimd for MultiplyRows<'_> {
-    type Output = ();
-
-    #[inline(always)]
-    fn with_simd<S: Simd>(self, _simd: S) {
-        let columns = self.rows.columns;
-        let tokens = self.x.values.len() / columns;
-        for (offset, out) in self.out.chunks_exact_mut(tokens).enumerate() {
-            let row = self.first + offset;
-            let tokens = self.x.values.chunks_exact(columns);
-            match &self.rows.format {
-                Format::Affine {
-                    bits: 4,
-                    group_size,
-                    scales,
-                    biases,
-                } => {
-                    let per_row = columns / group_size;
-                    let groups = row * per_row..(row + 1) * per_row;
-                    let (scales, biases) = (&scales[groups.clone()], &biases[groups]);
-                    let bytes = &self.rows.bytes[row * self.rows.row_bytes..][..columns / 2];
-                    let sums = self.x.sums.chunks_exact(per_row);
-                    for ((out, token), sums) in out.iter_mut().zip(tokens).zip(sums) {
-                        let (even, odd) = token.split_at(columns / 2);
-                        *out = dot_four(bytes, scales, even, odd) + dot(biases, sums);
-                    }
-                }
-                _ => {
-                    self.rows.unpack_inline(row, self.buffer);
-                    for (out, token) in out.iter_mut().zip(tokens) {
-                        *out = dot(self.buffer, token);
-                    }
-                }
-            }
-        }
-    }
-}
-
-/// Partial sums of a product: as many as let the compiler use whatever vector
-/// width the caller was compiled for.
-const LANES: usize = 16;
-
-/// The sum of products.
-#[inline(always)]
-fn dot(a: &[f32], b: &[f32]) -> f32 {
-    let mut sums = [0.0f32; LANES];
-    let (a_chunks, b_chunks) = (a.chunks_exact(LANES), b.chunks_exact(LANES));
-    let tail: f32 = a_chunks
-        .remainder()
-        .iter()
-        .zip(b_chunks.remainder())
-        .map(|(a, b)| a * b)
-        .sum();
-    for (a, b) in a_chunks.zip(b_chunks) {
-        for i in 0..LANES {
-            sums[i] += a[i] * b[i];
-        }
-    }
-    sums.iter().sum::<f32>() + tail
-}
-
-/// A row of 4-bit weights times a token, but for the biases: with
-/// `w = scale * q + bias`, a group adds `scale * Σ q x` here and `bias * Σ x`
-/// elsewhere. Groups have a multiple of 32 weights.
-#[inline(always)]
-fn dot_four(bytes: &[u8], scales: &[f32], even: &[f32], odd: &[f32]) -> f32 {
-    let half = bytes.len() / scales.len();
-    let mut partial = [0.0f32; LANES];
-    for (((bytes, &scale), even), odd) in bytes
-        .chunks_exact(half)
-        .zip(scales)
-        .zip(even.chunks_exact(half))
-        .zip(odd.chunks_exact(half))
-    {
-        for ((bytes, even), odd) in bytes
-            .chunks_exact(LANES)
-            .zip(even.chunks_exact(LANES))
-            .zip(odd.chunks_exact(LANES))
-        {
-            for i in 0..LANES {
-                let (low, high) = (f32::from(bytes[i] & 15), f32::from(bytes[i] >> 4));
-                partial[i] += scale * (low * even[i] + high * odd[i]);
-            }
-        }
-    }
-    partial.iter().sum()
 }

@@ -12,6 +12,7 @@ use rayon::prelude::*;
 
 use super::dense;
 use super::packed::PackedRows;
+use super::product;
 use crate::backend::{MatrixWeights, RawTensor};
 
 /// A weight matrix `[out, in]`.
@@ -50,7 +51,7 @@ impl Matrix {
     pub(super) fn project(&self, x: &Tensor) -> Result<Tensor> {
         match &self.device {
             Some(matrix) => matrix.project(x),
-            None => self.rows.project(x),
+            None => product::project(&self.rows, x),
         }
     }
 }

@@ -148,7 +148,7 @@ fn products_are_those_of_the_definition_for_few_and_many_tokens() {
         for (rows, columns) in [(1, 128), (33, 256), (1100, 128)] {
             let (stored, values) = weights(&mut random, format, rows, columns);
             let matrix = Matrix::load(stored, &Device::Cpu, DType::F32).unwrap();
-            for tokens in [1, 3, 8, 21] {
+            for tokens in [1, 2, 3, 8, 21, 50] {
                 let x: Vec<f32> = (0..tokens * columns)
                     .map(|_| random.random_range(-2.0..2.0))
                     .collect();
@@ -165,6 +165,29 @@ fn products_are_those_of_the_definition_for_few_and_many_tokens() {
                     tolerance,
                     &format!("{format} {tokens}×{rows}"),
                 );
+            }
+        }
+    }
+}
+
+#[test]
+fn a_token_has_the_same_products_to_the_last_bit_in_whatever_company() {
+    let mut random = StdRng::seed_from_u64(6);
+    for format in FORMATS {
+        let (stored, _) = weights(&mut random, format, 37, 256);
+        let matrix = Matrix::load(stored, &Device::Cpu, DType::F32).unwrap();
+        let x: Vec<f32> = (0..30 * 256)
+            .map(|_| random.random_range(-2.0..2.0))
+            .collect();
+        let product = |x: &[f32]| -> Vec<f32> {
+            let x = Tensor::from_vec(x.to_vec(), (x.len() / 256, 256), &Device::Cpu).unwrap();
+            let product = matrix.project(&x).unwrap();
+            product.flatten_all().unwrap().to_vec1().unwrap()
+        };
+        let together = product(&x);
+        for tokens in [1, 2, 3, 8, 29] {
+            for (x, expected) in x.chunks(tokens * 256).zip(together.chunks(tokens * 37)) {
+                assert_eq!(product(x), expected, "{format}, {tokens} at once");
             }
         }
     }

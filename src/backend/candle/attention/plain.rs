@@ -1,8 +1,9 @@
-//! Attention of a ragged step, and the keys and values it reads.
+//! Attention out of candle's own products, for GPUs: keys and values in one
+//! tensor each, one sequence after the other.
 
 use candle_core::{D, Result, Tensor};
-use candle_nn::attention::flash_attn_varlen_cpu;
 
+use super::Kv;
 use crate::backend::{AttentionSettings, Span};
 
 /// Rows the buffers grow by: a few steps of decoding between two copies, and
@@ -11,7 +12,7 @@ const GROWTH: usize = 256;
 
 /// The keys and values of one sequence in one layer. `len` rows of the
 /// buffers are in use, `len <= capacity`.
-pub struct Kv {
+pub struct PlainKv {
     kv_heads: usize,
     head_dim: usize,
     len: usize,
@@ -19,7 +20,7 @@ pub struct Kv {
     buffers: Option<(Tensor, Tensor)>,
 }
 
-impl Kv {
+impl PlainKv {
     pub(super) fn new(kv_heads: usize, head_dim: usize) -> Self {
         Self {
             kv_heads,
@@ -85,8 +86,8 @@ impl Kv {
     }
 }
 
-/// As [`super::Backend::attention`] says.
-pub(super) fn ragged(
+/// As [`crate::backend::Backend::attention`] says.
+pub(super) fn attention(
     q: &Tensor,
     k: &Tensor,
     v: &Tensor,
@@ -97,7 +98,10 @@ pub(super) fn ragged(
     let mut start = 0;
     for span in spans {
         let rows = |x: &Tensor| x.narrow(0, start, span.tokens);
-        let (keys, values) = span.kv.append(&rows(k)?, &rows(v)?)?;
+        let Kv::Plain(kv) = &mut *span.kv else {
+            candle_core::bail!("keys and values of the CPU on a GPU");
+        };
+        let (keys, values) = kv.append(&rows(k)?, &rows(v)?)?;
         outputs.push(one_sequence(&rows(q)?, &keys, &values, settings)?);
         start += span.tokens;
     }
@@ -122,46 +126,7 @@ fn one_sequence(
         k.narrow(0, len - seen, seen)?,
         v.narrow(0, len - seen, seen)?,
     );
-    if q.device().is_cpu() && settings.sinks.is_none() {
-        fused(q, &k, &v, settings)
-    } else {
-        unfused(q, &k, &v, settings)
-    }
-}
-
-fn fused(
-    q: &Tensor,
-    k: &Tensor,
-    v: &Tensor,
-    settings: &AttentionSettings<'_, Tensor>,
-) -> Result<Tensor> {
-    let (n, len) = (q.dim(0)?, k.dim(0)?);
-    let device = q.device();
-    flash_attn_varlen_cpu(
-        q,
-        k,
-        v,
-        None,
-        &Tensor::new(&[n as u32], device)?,
-        &Tensor::new(&[len as u32], device)?,
-        n,
-        len,
-        settings.scale,
-        true,
-        settings.window.map(|window| window - 1),
-        None,
-    )
-}
-
-/// The same out of plain products, for devices and settings that [`fused`]
-/// does not know.
-fn unfused(
-    q: &Tensor,
-    k: &Tensor,
-    v: &Tensor,
-    settings: &AttentionSettings<'_, Tensor>,
-) -> Result<Tensor> {
-    let (n, heads, head_dim) = q.dims3()?;
+    let (_, heads, head_dim) = q.dims3()?;
     let (len, kv_heads, _) = k.dims3()?;
     // Heads of a group are rows of one product with their shared keys:
     // [kv_heads, group * n, head_dim].
@@ -224,99 +189,31 @@ mod tests {
     use super::*;
     use candle_core::Device;
 
-    const PLAIN: AttentionSettings<'_, Tensor> = AttentionSettings {
-        scale: 0.125,
-        window: None,
-        sinks: None,
-    };
-
-    fn random(shape: (usize, usize, usize)) -> Tensor {
-        Tensor::randn(0f32, 1f32, shape, &Device::Cpu).unwrap()
-    }
-
-    fn largest_difference(a: &Tensor, b: &Tensor) -> f32 {
-        (a - b)
-            .unwrap()
-            .abs()
-            .unwrap()
-            .flatten_all()
-            .unwrap()
-            .max(0)
-            .unwrap()
-            .to_scalar()
-            .unwrap()
-    }
-
     #[test]
-    fn fused_and_unfused_agree_on_prefill_chunks_and_decode() {
-        for (n, len) in [(1, 1), (1, 37), (5, 5), (7, 300), (64, 64)] {
-            let (q, k, v) = (
-                random((n, 4, 64)),
-                random((len, 2, 64)),
-                random((len, 2, 64)),
-            );
-            let fused = fused(&q, &k, &v, &PLAIN).unwrap();
-            let unfused = unfused(&q, &k, &v, &PLAIN).unwrap();
-            assert_eq!(fused.dims(), unfused.dims());
-            let difference = largest_difference(&fused, &unfused);
-            assert!(difference < 1e-5, "{n} of {len}: {difference}");
-        }
-    }
-
-    #[test]
-    fn growing_keeps_every_row() {
-        let mut kv = Kv::new(2, 8);
-        let mut expected: Option<Tensor> = None;
+    fn growing_and_forking_keep_every_row() {
+        let rows = |n| Tensor::randn(0f32, 1f32, (n, 2, 8), &Device::Cpu).unwrap();
+        let elements = |x: &Tensor| x.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+        let mut kv = PlainKv::new(2, 8);
+        let mut expected: Option<(Tensor, Tensor)> = None;
         for n in [1, 255, 1, 300, 7, 1] {
-            let (k, v) = (random((n, 2, 8)), random((n, 2, 8)));
+            let (k, v) = (rows(n), rows(n));
             let (keys, values) = kv.append(&k, &v).unwrap();
-            let all = match &expected {
-                Some(before) => Tensor::cat(&[before, &k], 0).unwrap(),
-                None => k.clone(),
+            let (all_keys, all_values) = match &expected {
+                Some((keys, values)) => (
+                    Tensor::cat(&[keys, &k], 0).unwrap(),
+                    Tensor::cat(&[values, &v], 0).unwrap(),
+                ),
+                None => (k, v),
             };
-            assert_eq!(largest_difference(&keys, &all), 0.0);
-            assert_eq!(
-                largest_difference(&values.narrow(0, kv.len - n, n).unwrap(), &v),
-                0.0
-            );
-            expected = Some(all);
-        }
-    }
-
-    #[test]
-    fn sequences_of_a_ragged_step_do_not_see_one_another() {
-        let shape = |n| (n, 4, 32);
-        let kv_shape = |n| (n, 2, 32);
-        let (q, k, v) = (random(shape(9)), random(kv_shape(9)), random(kv_shape(9)));
-        let mut together = [Kv::new(2, 32), Kv::new(2, 32)];
-        let [first, second] = &mut together;
-        let mut spans = [
-            Span {
-                tokens: 4,
-                kv: first,
-            },
-            Span {
-                tokens: 5,
-                kv: second,
-            },
-        ];
-        let batched = ragged(&q, &k, &v, &mut spans, &PLAIN).unwrap();
-        let part = |x: &Tensor, start, n| x.narrow(0, start, n).unwrap();
-        for (start, n) in [(0, 4), (4, 5)] {
-            let mut kv = Kv::new(2, 32);
-            let mut spans = [Span {
-                tokens: n,
-                kv: &mut kv,
-            }];
-            let alone = ragged(
-                &part(&q, start, n),
-                &part(&k, start, n),
-                &part(&v, start, n),
-                &mut spans,
-                &PLAIN,
-            )
-            .unwrap();
-            assert!(largest_difference(&part(&batched, start, n), &alone) < 1e-6);
+            assert_eq!(elements(&keys), elements(&all_keys));
+            assert_eq!(elements(&values), elements(&all_values));
+            let len = kv.len - n / 2;
+            let (keys, values) = kv.fork(len).unwrap().append(&rows(1), &rows(1)).unwrap();
+            for (forked, all) in [(&keys, &all_keys), (&values, &all_values)] {
+                let (forked, all) = (forked.narrow(0, 0, len), all.narrow(0, 0, len));
+                assert_eq!(elements(&forked.unwrap()), elements(&all.unwrap()));
+            }
+            expected = Some((all_keys, all_values));
         }
     }
 }
