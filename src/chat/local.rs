@@ -3,6 +3,7 @@
 //!
 //! Knows nothing of tensors, and nothing of what the tools do.
 
+mod history;
 #[cfg(test)]
 mod tests;
 
@@ -22,6 +23,8 @@ use super::{ToolSpec, reasoning};
 use crate::engine::grammar::{CallFormat, CallGrammar, GrammarError, ToolSchema, Vocabulary};
 use crate::engine::{Calls, Engine, EngineError, Event, Request, Sampling};
 use crate::model::Tokenizer;
+pub use history::Written;
+use history::{History, Tokenized};
 
 /// How the model generates. The first four fields are those of [`Sampling`].
 #[derive(Debug, Clone, PartialEq)]
@@ -53,6 +56,7 @@ pub struct LocalModel {
 struct TextSide {
     tokenizer: Arc<Tokenizer>,
     template: ChatTemplate,
+    history: History,
     end_of_sequence: Vec<u32>,
     vocabulary_size: usize,
     grammars: Mutex<Grammars>,
@@ -84,11 +88,18 @@ impl LocalModel {
         template: ChatTemplate,
         settings: Settings,
     ) -> Self {
+        let end_of_sequence = engine.end_of_sequence().to_vec();
+        let history = History::new(
+            Arc::clone(&tokenizer),
+            &end_of_sequence,
+            template.tool_format(),
+        );
         Self {
             text: Arc::new(TextSide {
                 tokenizer,
                 template,
-                end_of_sequence: engine.end_of_sequence().to_vec(),
+                history,
+                end_of_sequence,
                 vocabulary_size: engine.info().vocabulary_size,
                 grammars: Mutex::default(),
             }),
@@ -106,7 +117,7 @@ impl LocalModel {
         let prompt = self.prompt(request).await?;
         let reader = TurnReader::new(self.text.template.tool_format(), &prompt.text);
         let events = self.engine.submit(Request {
-            prompt: prompt.tokens,
+            prompt: prompt.tokens.clone(),
             max_tokens,
             sampling: self.settings.sampling(),
             calls: prompt.calls,
@@ -116,7 +127,9 @@ impl LocalModel {
             let event = events.next().await?;
             Some((event, events))
         });
-        read_reply(events, reader, first_free_id(request.messages)).await
+        let record =
+            |turn, generated: &[u32]| Written::new(prompt.text, prompt.tokens, turn, generated);
+        read_reply(events, reader, first_free_id(request.messages), record).await
     }
 
     /// Renders and tokenizes on a blocking thread: a prompt may have megabytes,
@@ -167,19 +180,20 @@ impl TextSide {
     fn prompt(&self, messages: &[Message], tools: &[super::ToolSpec]) -> Result<Prompt, ChatError> {
         let started = Instant::now();
         let text = self.template.render(messages, tools)?;
-        let tokens = self
-            .tokenizer
-            .encode(&text)
-            .map_err(|error| ChatError::Template(error.to_string()))?;
+        let tokenized = self.history.tokenize(messages, &text);
+        let Tokenized { ids: tokens, kept } =
+            tokenized.map_err(|error| ChatError::Template(error.to_string()))?;
         if tokens.is_empty() {
             return Err(ChatError::Template("the prompt is empty".to_owned()));
         }
         tracing::debug!(
             characters = text.chars().count(),
             tokens = tokens.len(),
+            kept_tokens = kept,
             milliseconds = started.elapsed().as_millis(),
             "rendered the prompt"
         );
+        // Where ids were kept, the text is what the template would write.
         tracing::trace!(prompt = ?text, "the prompt");
         let calls = self.grammar(tools).map(|grammar| Calls {
             grammar,
@@ -257,18 +271,28 @@ impl TextSide {
     }
 }
 
-/// Reads a turn to its end. The calls get ids from `first_id` on.
+/// Reads a turn to its end. The calls get ids from `first_id` on, and `record`
+/// is made of the turn's text and ids.
 async fn read_reply(
     events: impl Stream<Item = Event>,
     mut reader: TurnReader,
     first_id: usize,
+    record: impl FnOnce(String, &[u32]) -> Written,
 ) -> Result<Reply, ChatError> {
     let mut events = pin!(events);
     let mut turn = Turn::default();
+    let mut written = String::new();
     while let Some(event) = events.next().await {
         match event {
-            Event::Text(text) => turn.extend(reader.feed(&text)),
-            Event::Finished { reason, usage } => {
+            Event::Text(text) => {
+                turn.extend(reader.feed(&text));
+                written.push_str(&text);
+            }
+            Event::Finished {
+                reason,
+                usage,
+                tokens,
+            } => {
                 turn.extend(reader.finish());
                 let (content, reasoning, calls) = turn.into_parts();
                 return Ok(Reply {
@@ -281,6 +305,7 @@ async fn read_reply(
                         .collect(),
                     finish: reason,
                     usage,
+                    written: Some(record(written, &tokens)),
                 });
             }
             Event::Failed(EngineError::ContextExceeded { needed, limit }) => {

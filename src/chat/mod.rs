@@ -10,7 +10,7 @@ pub mod template;
 pub mod turn;
 
 pub use crate::engine::{FinishReason as Finish, Usage};
-pub use local::{LocalModel, Settings};
+pub use local::{LocalModel, Settings, Written};
 pub use template::ChatTemplate;
 
 use futures::future::BoxFuture;
@@ -42,6 +42,10 @@ pub enum Message {
         reasoning: Option<String>,
         /// The calls it made, in order.
         tool_calls: Vec<ToolCall>,
+        /// The reply's record, if the message is a reply of this model's:
+        /// what is in it then costs nothing in the next prompt. The other
+        /// fields alone say what the message is.
+        written: Option<Written>,
     },
     /// What a tool call came to.
     Tool {
@@ -101,6 +105,9 @@ pub struct Reply {
     pub finish: Finish,
     /// What it cost.
     pub usage: Usage,
+    /// A record for the [`Message::Assistant`] that this becomes, from models
+    /// that keep one.
+    pub written: Option<Written>,
 }
 
 /// Why the model gave no reply.
@@ -126,6 +133,10 @@ pub enum ChatError {
 pub trait ChatModel: Send + Sync {
     /// Generates the assistant's next turn. Dropping the future cancels the
     /// generation.
+    ///
+    /// Where the conversation goes on from an earlier reply and its message
+    /// has that reply's [`Reply::written`], the model need not take in again
+    /// what it was given and what it wrote then.
     fn reply<'a>(&'a self, request: ChatRequest<'a>) -> BoxFuture<'a, Result<Reply, ChatError>>;
 
     /// Does the work of a request up to the first token and throws the token

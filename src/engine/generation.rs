@@ -24,6 +24,8 @@ pub(super) struct Generation<'a> {
     detokenizer: Detokenizer<'a>,
     /// What binds its tool calls.
     constraint: Option<Constraint>,
+    /// What was generated, without the end's own token.
+    tokens: Vec<u32>,
     usage: Usage,
 }
 
@@ -37,6 +39,7 @@ impl<'a> Generation<'a> {
                 false => Constraint::new(&calls.grammar),
             }),
             detokenizer: Detokenizer::new(tokenizer),
+            tokens: Vec::new(),
             usage: Usage {
                 prompt_tokens,
                 ..Usage::default()
@@ -116,6 +119,7 @@ impl<'a> Generation<'a> {
             self.usage.time_to_first_token = self.submitted.elapsed();
         }
         if !is_end {
+            self.tokens.push(token);
             let text = self.detokenizer.push(token)?;
             self.send(text);
         }
@@ -129,6 +133,7 @@ impl<'a> Generation<'a> {
             Err(error) => return self.fail(error.into()),
         }
         let usage = self.usage;
+        let tokens = std::mem::take(&mut self.tokens);
         self.span.in_scope(|| {
             debug!(
                 prompt_tokens = usage.prompt_tokens,
@@ -138,7 +143,11 @@ impl<'a> Generation<'a> {
                 "generated"
             );
         });
-        self.tell(Event::Finished { reason, usage });
+        self.tell(Event::Finished {
+            reason,
+            usage,
+            tokens,
+        });
     }
 
     /// Nobody waits for it any more.

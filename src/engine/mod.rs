@@ -108,6 +108,9 @@ pub enum Event {
         reason: FinishReason,
         /// What it cost.
         usage: Usage,
+        /// The ids that were generated, without the end-of-sequence token if
+        /// one was the last: what ends a turn in a prompt, its writer knows.
+        tokens: Vec<u32>,
     },
     /// The request came to nothing.
     Failed(EngineError),

@@ -78,9 +78,17 @@ async fn a_request_gives_text_and_one_end_with_its_figures() {
     let prompt_tokens = request.prompt.len();
     let (text, last) = finish(engine.submit(request)).await;
     assert!(text.starts_with("Hello"), "{text:?}");
-    let Event::Finished { reason, usage } = last else {
+    let Event::Finished {
+        reason,
+        usage,
+        tokens,
+    } = last
+    else {
         panic!("{last:?}")
     };
+    // The end's own token counts and is not among them.
+    assert_eq!(tokens.len(), usage.generated_tokens - 1);
+    assert_eq!(tokenizer().decode(&tokens).unwrap(), text);
     assert_eq!(reason, FinishReason::Stop);
     assert_eq!(usage.prompt_tokens, prompt_tokens);
     assert!(usage.generated_tokens > 3);
@@ -118,7 +126,11 @@ async fn the_limits_end_a_generation_or_refuse_it() {
         Event::Finished {
             reason: FinishReason::Length,
             usage,
-        } => usage.generated_tokens,
+            tokens,
+        } => {
+            assert_eq!(tokens.len(), usage.generated_tokens);
+            tokens.len()
+        }
         other => panic!("{other:?}"),
     };
     let (engine, _thread) = demo(None).await;

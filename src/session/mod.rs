@@ -220,6 +220,7 @@ impl Conversation {
             content: reply.content,
             reasoning: reply.reasoning,
             tool_calls: reply.tool_calls,
+            written: reply.written,
         });
         self.newest.clear();
         for (call, mut result) in calls.into_iter().zip(results) {

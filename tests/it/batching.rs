@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde_json::Value;
 
-use crate::support::Setup;
+use crate::support::{Setup, repository};
 
 /// The numbers of each line `the model replied` by the request's id, in the
 /// order of its rounds.
@@ -65,7 +65,92 @@ fn the_preamble_is_evaluated_once_and_a_round_costs_its_new_tokens() {
         // The first round's prompt and what was generated but for its last
         // token are there: evaluated is what the template adds.
         let before = first["prompt_tokens"] + first["generated_tokens"] - 1;
-        assert!(second["cached_tokens"] >= before, "{rounds:?}");
+        let products = (1..=8).map(|number| number * 11).chain([17 * 23]);
+        let added = products.map(|product| added(&product.to_string()));
+        let added: Vec<usize> = added.collect();
+        assert!(added.contains(&(second["prompt_tokens"] - before)));
+        assert!(
+            (before..=before + ahead(&log)).contains(&second["cached_tokens"]),
+            "{rounds:?}"
+        );
+    }
+}
+
+/// How many tokens the bundled template adds between two rounds, where the
+/// first one's call came to `result`.
+fn added(result: &str) -> usize {
+    let tokenizer = repository("models/demo/tokenizer.json");
+    let tokenizer = tokenizers::Tokenizer::from_file(tokenizer).unwrap();
+    let text = format!(
+        "<|im_end|>\n<|im_start|>user\n<tool_response>\n{result}\n</tool_response><|im_end|>\n\
+         <|im_start|>assistant\n"
+    );
+    tokenizer.encode(text, false).unwrap().len()
+}
+
+/// The log and the rounds of a request that reads an expression from a file and calculates
+/// it, with the bundled model and its template changed: what `from` is there
+/// is `to`; and how many tokens it adds after each of the two calls.
+fn two_calls(from: &str, to: &str) -> (String, Vec<BTreeMap<String, usize>>, [usize; 2]) {
+    let setup = Setup::with_tools().file("files/sum.txt", "17 * 23");
+    let folder = setup.model_folder();
+    let template = std::fs::read_to_string(folder.join("chat_template.jinja")).unwrap();
+    assert!(template.contains(from));
+    let template = template.replace(from, to);
+    std::fs::write(folder.join("chat_template.jinja"), template).unwrap();
+    let program = setup.set("model_name", folder.to_str().unwrap()).start();
+    let answer = program.ask("read sum.txt and calculate the expression in it");
+    assert!(answer.contains("391"), "{answer:?}");
+    let log = program.stop().log();
+    let rounds = rounds(&log).into_values().next().unwrap();
+    assert_eq!(rounds.len(), 3, "{rounds:?}");
+    (log, rounds, [added("17 * 23"), added("391")])
+}
+
+/// How many tokens behind what was generated may be there: on MLX steps
+/// overlap, and the one ahead may have evaluated a turn's end.
+fn ahead(log: &str) -> usize {
+    usize::from(log.contains("backend=\"MLX"))
+}
+
+#[test]
+fn a_round_evaluates_what_the_template_adds_and_no_token_more() {
+    // As the model writes its calls, and with other white space.
+    for (from, to) in [
+        ("<tool_call>\\n{\"name\": \"", "<tool_call>\\n{\"name\": \""),
+        (
+            "<tool_call>\\n{\"name\": \"",
+            "<tool_call>\\n\\n{ \"name\":\"",
+        ),
+        ("'}\\n</tool_call>'", "' }</tool_call>'"),
+    ] {
+        let (log, rounds, added) = two_calls(from, to);
+        for (pair, added) in rounds.windows(2).zip(added) {
+            // All that was generated but for the turn's end.
+            let before = pair[0]["prompt_tokens"] + pair[0]["generated_tokens"] - 1;
+            let next = &pair[1];
+            assert_eq!(next["prompt_tokens"], before + added, "{rounds:?}");
+            let prefilled = next["prefilled_tokens"];
+            assert!(
+                (added - ahead(&log)..=added).contains(&prefilled),
+                "{rounds:?}"
+            );
+            assert_eq!(next["cached_tokens"], next["prompt_tokens"] - prefilled);
+        }
+    }
+}
+
+#[test]
+fn where_the_template_rewrites_the_turn_the_longest_common_prefix_counts() {
+    // A tool of another name was called, the template says.
+    let (_, rounds, added) = two_calls("{\"name\": \"' + f.name", "{\"name\": \"x_' + f.name");
+    for (pair, added) in rounds.windows(2).zip(added) {
+        assert!(pair[1]["prefilled_tokens"] > added + 5, "{rounds:?}");
+        // All up to the name.
+        assert!(
+            pair[1]["cached_tokens"] >= pair[0]["prompt_tokens"],
+            "{rounds:?}"
+        );
     }
 }
 

@@ -5,20 +5,7 @@ use std::path::Path;
 
 use serde_json::Value;
 
-use crate::support::{Setup, playing, repository};
-
-/// A copy of the bundled model in `setup`'s folder `model`.
-fn model_folder(setup: &Setup) -> std::path::PathBuf {
-    let folder = setup.path().join("model");
-    std::fs::create_dir(&folder).unwrap();
-    for entry in std::fs::read_dir(repository("models/demo")).unwrap() {
-        let entry = entry.unwrap();
-        if entry.file_type().unwrap().is_file() {
-            std::fs::copy(entry.path(), folder.join(entry.file_name())).unwrap();
-        }
-    }
-    folder
-}
+use crate::support::{Setup, playing};
 
 #[test]
 fn a_port_in_use_is_noticed_before_anything_is_started() {
@@ -39,7 +26,7 @@ fn a_port_in_use_is_noticed_before_anything_is_started() {
 #[test]
 fn a_model_in_a_folder_answers_as_the_bundled_one() {
     let setup = Setup::new();
-    let folder = model_folder(&setup);
+    let folder = setup.model_folder();
     let program = setup.set("model_name", folder.to_str().unwrap()).start();
     assert!(program.ask("hello!").contains("Hello"));
     program.stop();
@@ -48,7 +35,7 @@ fn a_model_in_a_folder_answers_as_the_bundled_one() {
 /// Breaks a copy of the model and gives what the program says to it.
 fn said_to_broken(breaking: impl Fn(&Path)) -> String {
     let setup = Setup::new();
-    let folder = model_folder(&setup);
+    let folder = setup.model_folder();
     breaking(&folder);
     let (finished, setup) = setup.set("model_name", folder.to_str().unwrap()).run(&[]);
     assert_eq!(finished.code, Some(1), "{}", finished.stderr);

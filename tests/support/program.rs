@@ -152,6 +152,20 @@ impl Setup {
         self.dir.path()
     }
 
+    /// Makes a copy of the bundled model in the folder `model`.
+    pub(crate) fn model_folder(&self) -> PathBuf {
+        let folder = self.path().join("model");
+        fs::create_dir(&folder).expect("the folder can be made");
+        for entry in fs::read_dir(repository("models/demo")).expect("it is there") {
+            let entry = entry.expect("the folder can be read");
+            if entry.path().is_file() {
+                let copy = folder.join(entry.file_name());
+                fs::copy(entry.path(), copy).expect("the file can be copied");
+            }
+        }
+        folder
+    }
+
     /// Where the config says to listen.
     pub(crate) fn port(&self) -> u16 {
         self.port

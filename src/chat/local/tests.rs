@@ -22,12 +22,15 @@ fn finished(reason: Finish) -> Event {
             generated_tokens: 7,
             time_to_first_token: Duration::from_millis(3),
         },
+        tokens: vec![8, 9],
     }
 }
 
 async fn read(events: Vec<Event>, first_id: usize) -> Result<Reply, ChatError> {
     let reader = TurnReader::new(ToolFormat::Hermes, "assistant\n");
-    read_reply(stream::iter(events), reader, first_id).await
+    let record =
+        |turn, generated: &[u32]| Written::new("assistant\n".to_owned(), vec![7], turn, generated);
+    read_reply(stream::iter(events), reader, first_id, record).await
 }
 
 fn text(text: &str) -> Event {
@@ -50,6 +53,10 @@ async fn a_reply_has_the_turns_parts_and_what_it_cost() {
         (reply.usage.prompt_tokens, reply.usage.generated_tokens),
         (5, 7)
     );
+    let text = "<think>hm</think>Wait.\n<tool_call>{\"name\": \"a\", \"arguments\": {}}</tool_call>\
+                <tool_call>{\"name\": \"b\"";
+    let record = Written::new("assistant\n".to_owned(), vec![7], text.to_owned(), &[8, 9]);
+    assert_eq!(reply.written, Some(record));
     let ids: Vec<&str> = reply
         .tool_calls
         .iter()
@@ -104,6 +111,7 @@ fn ids_go_on_from_the_conversations_last() {
                 arguments: Arguments::Object(serde_json::Map::new()),
             })
             .collect(),
+        written: None,
     };
     assert_eq!(first_free_id(&[]), 0);
     assert_eq!(
@@ -191,6 +199,7 @@ async fn the_bundled_model_calls_a_tool_and_answers_from_its_result() {
         content: reply.content,
         reasoning: reply.reasoning,
         tool_calls: reply.tool_calls,
+        written: reply.written,
     });
     messages.push(Message::Tool {
         call_id,
@@ -199,7 +208,17 @@ async fn the_bundled_model_calls_a_tool_and_answers_from_its_result() {
     });
     let answer = model.reply(request(&messages, &tools)).await.unwrap();
     assert!(answer.content.contains("391"), "{answer:?}");
-    assert!(answer.usage.prompt_tokens > reply.usage.prompt_tokens);
+    // The new prompt is the last one, the turn without its end, and what the
+    // template adds; all but that was there already.
+    let added = "<|im_end|>\n<|im_start|>user\n<tool_response>\n391\n</tool_response><|im_end|>\n\
+                 <|im_start|>assistant\n";
+    let added = model.text.tokenizer.encode(added).unwrap().len();
+    let before = reply.usage.prompt_tokens + reply.usage.generated_tokens - 1;
+    assert_eq!(answer.usage.prompt_tokens, before + added);
+    // A step ahead may have evaluated the end.
+    let ahead = usize::from(model.engine.info().overlaps);
+    let prefilled = answer.usage.prefilled_tokens;
+    assert!((added - ahead..=added).contains(&prefilled), "{answer:?}");
 }
 
 #[tokio::test]

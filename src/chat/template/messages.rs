@@ -25,6 +25,7 @@ fn message(message: &Message) -> Json {
             content,
             reasoning,
             tool_calls,
+            ..
         } => {
             let mut out = Map::new();
             out.insert("role".to_owned(), json!("assistant"));
@@ -100,10 +101,12 @@ pub(super) fn tools_as_text(messages: &[Message], tools: &[ToolSpec]) -> Vec<Mes
                 content,
                 reasoning,
                 tool_calls,
+                ..
             } => out.push(Message::Assistant {
                 content: calls_as_text(content, tool_calls),
                 reasoning: reasoning.clone(),
                 tool_calls: Vec::new(),
+                written: None,
             }),
             Message::Tool { content, .. } => {
                 let result = format!("<tool_response>\n{content}\n</tool_response>");

@@ -161,6 +161,7 @@ fn a_template_without_tools_gets_them_in_the_system_prompt() {
                 ),
                 call("2", "", malformed),
             ],
+            written: None,
         },
         result("1", "one"),
         result("2", "two"),
@@ -201,6 +202,7 @@ fn the_bundled_template_renders_a_malformed_call() {
             content: String::new(),
             reasoning: None,
             tool_calls: vec![call("1", "t", malformed)],
+            written: None,
         },
         result("1", "not JSON"),
     ];

@@ -75,7 +75,7 @@ fn expected(tokens: &[u32], max_tokens: usize) -> (String, FinishReason, usize) 
 
 fn usage(last: &Event) -> (FinishReason, Usage) {
     match last {
-        Event::Finished { reason, usage } => (*reason, *usage),
+        Event::Finished { reason, usage, .. } => (*reason, *usage),
         other => panic!("{other:?}"),
     }
 }

@@ -108,6 +108,7 @@ fn says(content: String) -> Reply {
         tool_calls: Vec::new(),
         finish: Finish::Stop,
         usage: Usage::default(),
+        written: None,
     }
 }
 

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use tokio::sync::{Barrier, Notify};
 
 use super::support::*;
-use crate::chat::{Arguments, ChatError, Message};
+use crate::chat::{Arguments, ChatError, Message, Written};
 use crate::mcp::CallOutcome;
 use crate::session::{Answer, SessionError, Settings};
 
@@ -51,6 +51,7 @@ async fn calls_are_made_and_results_go_back() {
     let mut first = calls(&["t"]);
     first.content = "Let me see.".to_owned();
     first.reasoning = Some("hm".to_owned());
+    first.written = Some(Written::of("hm, so let me see."));
     let arguments = json!({"a": 1}).as_object().unwrap().clone();
     first.tool_calls[0].arguments = Arguments::Object(arguments);
     let mut second = says("It is 2.");
@@ -80,6 +81,7 @@ async fn calls_are_made_and_results_go_back() {
                 content: "Let me see.".to_owned(),
                 reasoning: Some("hm".to_owned()),
                 tool_calls: first.tool_calls,
+                written: first.written,
             },
             Message::Tool {
                 call_id: "call-0".to_owned(),

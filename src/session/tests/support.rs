@@ -137,6 +137,7 @@ pub(super) fn says(content: &str) -> Reply {
             generated_tokens: 3,
             time_to_first_token: Duration::from_millis(7),
         },
+        written: None,
     }
 }
 

@@ -93,6 +93,7 @@ fn conversation(rng: &mut StdRng) -> (Vec<Message>, Vec<ToolSpec>) {
                 },
                 reasoning: rng.random_bool(0.3).then(|| text(rng)),
                 tool_calls: made,
+                written: None,
             });
             messages.extend(results);
         }
@@ -101,6 +102,7 @@ fn conversation(rng: &mut StdRng) -> (Vec<Message>, Vec<ToolSpec>) {
                 content: text(rng),
                 reasoning: rng.random_bool(0.3).then(|| text(rng)),
                 tool_calls: Vec::new(),
+                written: None,
             });
         }
     }
