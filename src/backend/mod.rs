@@ -60,17 +60,34 @@ pub trait WithBackend {
 /// # Errors
 /// If its device cannot be had.
 pub fn start<W: WithBackend>(choice: BackendChoice, work: W) -> Result<W::Output, BackendError> {
+    let choice = match choice {
+        BackendChoice::Auto if !HAS_MLX => BackendChoice::Candle,
+        choice => choice,
+    };
+    start_by(choice, work, start_mlx, start_candle)
+}
+
+/// [`start`] by what starts MLX, which gives the work back if it fails, and
+/// what starts candle. `Auto` is MLX, or candle if that does not start.
+fn start_by<W: WithBackend>(
+    choice: BackendChoice,
+    work: W,
+    mlx: impl FnOnce(W) -> Result<W::Output, (W, BackendError)>,
+    candle: impl FnOnce(W) -> Result<W::Output, BackendError>,
+) -> Result<W::Output, BackendError> {
     match choice {
-        BackendChoice::Mlx => start_mlx(work).map_err(|(_, error)| error),
-        BackendChoice::Candle => start_candle(work),
-        BackendChoice::Auto if HAS_MLX => match start_mlx(work) {
-            Ok(output) => Ok(output),
-            Err((work, reason)) => {
-                tracing::warn!(%reason, "MLX does not start; candle runs the model");
-                start_candle(work)
-            }
-        },
-        BackendChoice::Auto => start_candle(work),
+        BackendChoice::Candle => candle(work),
+        BackendChoice::Mlx => mlx(work).map_err(|(_, error)| BackendError {
+            op: error.op,
+            reason: format!(
+                "MLX does not start: {}; \"backend\": \"auto\" runs the model on candle then",
+                error.reason
+            ),
+        }),
+        BackendChoice::Auto => mlx(work).or_else(|(work, error)| {
+            tracing::warn!(reason = ?error.reason, "MLX does not start; candle runs the model");
+            candle(work)
+        }),
     }
 }
 
@@ -97,8 +114,8 @@ fn start_mlx<W: WithBackend>(work: W) -> Result<W::Output, (W, BackendError)> {
 fn start_mlx<W: WithBackend>(work: W) -> Result<W::Output, (W, BackendError)> {
     let error = BackendError {
         op: "start",
-        reason: "this program was built without MLX; build it on Apple Silicon or with \
-                 --features mlx, or say \"backend\": \"auto\""
+        reason: "this program was built without it (it is built in on Apple Silicon, and with \
+                 --features mlx)"
             .to_owned(),
     };
     Err((work, error))

@@ -11,6 +11,8 @@ use rand::{Rng, SeedableRng};
 use super::*;
 use crate::blob::Blob;
 
+mod start;
+
 /// A test that is run once a backend.
 macro_rules! on_every_backend {
     ($(fn $name:ident($backend:ident: &B) $body:block)*) => {$(
@@ -434,32 +436,6 @@ on_every_backend! {
         assert!(!error.reason.is_empty() && !error.reason.contains(".cpp"), "{error}");
         let matrix = backend.matrix(MatrixWeights::Dense(raw_floats(&[4, 5], &[0.0; 20]))).unwrap();
         assert_eq!(backend.project(&a, &matrix).map(drop).unwrap_err().op, "project");
-    }
-}
-
-#[test]
-fn a_backend_that_is_not_there_says_how_to_get_it() {
-    struct Describe;
-    impl WithBackend for Describe {
-        type Output = String;
-        fn with<B: Backend>(self, backend: B) -> String {
-            backend.describe()
-        }
-    }
-    let candle = start(BackendChoice::Candle, Describe).unwrap();
-    assert!(candle.starts_with("candle on "), "{candle}");
-    let auto = start(BackendChoice::Auto, Describe).unwrap();
-    match start(BackendChoice::Mlx, Describe) {
-        Ok(mlx) => {
-            assert!(BackendChoice::BUILT_IN.contains(&BackendChoice::Mlx));
-            assert!(mlx.starts_with("MLX on "), "{mlx}");
-            assert_eq!(auto, mlx);
-        }
-        Err(error) => {
-            assert!(!BackendChoice::BUILT_IN.contains(&BackendChoice::Mlx));
-            assert!(error.reason.contains("--features mlx"), "{error}");
-            assert_eq!(auto, candle);
-        }
     }
 }
 
