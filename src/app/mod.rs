@@ -157,3 +157,6 @@ fn print(line: impl Display) -> Result<(), Failure> {
         .and_then(|()| out.flush())
         .map_err(|error| Failure::new(format_args!("cannot write to stdout: {error}")))
 }
+
+#[cfg(test)]
+mod tests;
