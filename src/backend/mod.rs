@@ -131,16 +131,6 @@ pub struct BackendError {
     pub reason: String,
 }
 
-impl BackendError {
-    /// A token was to be drawn from logits that are not numbers.
-    fn no_numbers(op: &'static str) -> Self {
-        Self {
-            op,
-            reason: "the model's logits are not numbers".to_owned(),
-        }
-    }
-}
-
 /// One sequence's part of a step, for attention: the next `tokens` rows of
 /// the flat batch, and the keys and values it has so far.
 pub struct Span<'a, K> {
@@ -317,7 +307,10 @@ pub trait Backend: 'static {
     fn select_rows(&self, x: &Self::Tensor, rows: &[u32]) -> Result<Self::Tensor, BackendError>;
 
     /// Draws a token from each row of `logits` `[n, vocabulary]`, as the
-    /// `n` entries of `draws` say.
+    /// `n` entries of `draws` say. From a row that is not numbers none can be
+    /// drawn, which shows in [`Backend::read_tokens`]; until it is read some
+    /// id below `vocabulary` stands for it, and the other rows are as they
+    /// would be without it.
     fn sample(&self, logits: &Self::Tensor, draws: &[Draw]) -> Result<Self::Tokens, BackendError>;
 
     /// Sets off the computation of these, and of the keys and values that
@@ -334,12 +327,9 @@ pub trait Backend: 'static {
     /// The elements in row-major order. Waits for the computation.
     fn read(&self, x: &Self::Tensor) -> Result<Vec<f32>, BackendError>;
 
-    /// The ids. Waits for the computation.
-    ///
-    /// # Errors
-    /// If the computation fails or the logits they were drawn from are not
-    /// numbers.
-    fn read_tokens(&self, tokens: &Self::Tokens) -> Result<Vec<u32>, BackendError>;
+    /// The ids; `None` where one was to be drawn from logits that are not
+    /// numbers. Waits for the computation.
+    fn read_tokens(&self, tokens: &Self::Tokens) -> Result<Vec<Option<u32>>, BackendError>;
 }
 
 #[cfg(test)]

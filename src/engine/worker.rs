@@ -313,7 +313,13 @@ impl<'a> Worker<'a> {
                 let row = logits.rows().nth(row).map(<[f32]>::to_vec);
                 row.ok_or_else(|| ModelError::Input("a step has no such row".to_owned()))
             };
-            match generation.settle(token, logits) {
+            let settled = match token {
+                Some(token) => generation.settle(token, logits),
+                None => Err(EngineError::Model(
+                    "the model's logits are not numbers".to_owned(),
+                )),
+            };
+            match settled {
                 Ok(token) => self.take(part.request, token),
                 Err(error) => self.fail(std::slice::from_ref(part), &error),
             }

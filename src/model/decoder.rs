@@ -304,7 +304,7 @@ impl<B: Backend> Step for Evaluation<B> {
         Ok(self.backend.wait(last)?)
     }
 
-    fn tokens(&self) -> Result<Vec<u32>, ModelError> {
+    fn tokens(&self) -> Result<Vec<Option<u32>>, ModelError> {
         match &self.output {
             Output::Rows { tokens, .. } => Ok(self.backend.read_tokens(tokens)?),
             Output::Hidden(_) => Ok(Vec::new()),

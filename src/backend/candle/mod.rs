@@ -20,6 +20,10 @@ use attention::Kv;
 use experts::Experts;
 use weights::Matrix;
 
+/// Stands for the token of a row whose logits are not numbers. No vocabulary
+/// is as large.
+const NONE: u32 = u32::MAX;
+
 /// candle on one device.
 pub struct Candle {
     device: Device,
@@ -144,7 +148,9 @@ impl Backend for Candle {
             TokenSource::Given(ids) => *ids,
             TokenSource::Drawn(ids, place) => &ids[*place..=*place],
         });
-        Ok(parts.flatten().copied().collect())
+        // What is fed on is an id of the vocabulary.
+        let id = |&id: &u32| if id == NONE { 0 } else { id };
+        Ok(parts.flatten().map(id).collect())
     }
 
     fn embed(&self, table: &Matrix, ids: &Vec<u32>) -> Result<Tensor, BackendError> {
@@ -255,14 +261,10 @@ impl Backend for Candle {
             .and_then(|logits| logits.to_vec2())
             .map_err(failed("sample"))?;
         let mut sampler = self.sampler.borrow_mut();
-        rows.iter()
-            .zip(draws)
-            .map(|(row, draw)| {
-                sampler
-                    .sample(row, draw)
-                    .ok_or_else(|| BackendError::no_numbers("sample"))
-            })
-            .collect()
+        let tokens = rows.iter().zip(draws);
+        Ok(tokens
+            .map(|(row, draw)| sampler.sample(row, draw).unwrap_or(NONE))
+            .collect())
     }
 
     fn start(&self, _: &[&Tensor], _: &[&Vec<u32>]) -> Result<(), BackendError> {
@@ -273,8 +275,9 @@ impl Backend for Candle {
         self.device.synchronize().map_err(failed("wait"))
     }
 
-    fn read_tokens(&self, tokens: &Vec<u32>) -> Result<Vec<u32>, BackendError> {
-        Ok(tokens.clone())
+    fn read_tokens(&self, tokens: &Vec<u32>) -> Result<Vec<Option<u32>>, BackendError> {
+        let token = |&token: &u32| (token != NONE).then_some(token);
+        Ok(tokens.iter().map(token).collect())
     }
 
     fn read(&self, x: &Tensor) -> Result<Vec<f32>, BackendError> {
