@@ -11,8 +11,6 @@ use rand::{Rng, SeedableRng};
 use super::*;
 use crate::blob::Blob;
 
-mod start;
-
 /// A test that is run once a backend.
 macro_rules! on_every_backend {
     ($(fn $name:ident($backend:ident: &B) $body:block)*) => {$(
@@ -32,6 +30,9 @@ macro_rules! on_every_backend {
         }
     )*};
 }
+
+mod sampling;
+mod start;
 
 /// The relative error that sums in another order may have.
 const TOLERANCE: f64 = 2e-5;

@@ -11,6 +11,7 @@ use crate::model::{Draw, Input, SequenceId, Step, Tokens};
 mod batching;
 mod calls;
 mod not_numbers;
+mod seeds;
 
 const GREEDY: Sampling = Sampling {
     temperature: 0.0,

@@ -80,6 +80,12 @@ pub trait Step {
     /// # Errors
     /// If the backend failed.
     fn logits(&self) -> Result<Logits, ModelError>;
+
+    /// Those of one of the tokens, by its place among them. Waits for them.
+    ///
+    /// # Errors
+    /// If there is no such token or the backend failed.
+    fn row(&self, place: usize) -> Result<Vec<f32>, ModelError>;
 }
 
 /// A handle to a sequence of a [`Model`].

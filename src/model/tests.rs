@@ -67,7 +67,14 @@ fn silent(sequence: SequenceId, tokens: &[u32]) -> Input<'_> {
 }
 
 fn forward(model: &mut dyn Model, batch: &[Input<'_>]) -> Logits {
-    model.submit(batch).unwrap().logits().unwrap()
+    let step = model.submit(batch).unwrap();
+    let logits = step.logits().unwrap();
+    // One at a time they are the same.
+    for (place, row) in logits.rows().enumerate() {
+        assert_eq!(step.row(place).unwrap(), row);
+    }
+    assert!(step.row(logits.rows().len()).is_err());
+    logits
 }
 
 /// The tokens a step drew, all of which there are.

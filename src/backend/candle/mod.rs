@@ -5,6 +5,7 @@
 mod attention;
 mod experts;
 mod packed;
+mod sampling;
 mod weights;
 
 use std::cell::RefCell;
@@ -14,22 +15,19 @@ use candle_nn::ops;
 
 use super::{
     AttentionSettings, Backend, BackendError, Draw, Dtype, ExpertWeights, MatrixWeights, MemoryUse,
-    RawTensor, Sampler, Span, TokenSource,
+    RawTensor, Span, TokenSource,
 };
 use attention::Kv;
 use experts::Experts;
+use sampling::{NONE, Samplers};
 use weights::Matrix;
-
-/// Stands for the token of a row whose logits are not numbers. No vocabulary
-/// is as large.
-const NONE: u32 = u32::MAX;
 
 /// candle on one device.
 pub struct Candle {
     device: Device,
     /// The type of activations and of the KV cache.
     dtype: DType,
-    sampler: RefCell<Sampler>,
+    samplers: RefCell<Samplers>,
 }
 
 /// The cosines and sines of a step's tokens, `[T, rotated / 2]` each.
@@ -67,7 +65,7 @@ impl Candle {
         Self {
             device,
             dtype,
-            sampler: RefCell::default(),
+            samplers: RefCell::default(),
         }
     }
 }
@@ -256,15 +254,8 @@ impl Backend for Candle {
     }
 
     fn sample(&self, logits: &Tensor, draws: &[Draw]) -> Result<Vec<u32>, BackendError> {
-        let rows: Vec<Vec<f32>> = logits
-            .to_dtype(DType::F32)
-            .and_then(|logits| logits.to_vec2())
-            .map_err(failed("sample"))?;
-        let mut sampler = self.sampler.borrow_mut();
-        let tokens = rows.iter().zip(draws);
-        Ok(tokens
-            .map(|(row, draw)| sampler.sample(row, draw).unwrap_or(NONE))
-            .collect())
+        let mut samplers = self.samplers.borrow_mut();
+        samplers.sample(logits, draws).map_err(failed("sample"))
     }
 
     fn start(&self, _: &[&Tensor], _: &[&Vec<u32>]) -> Result<(), BackendError> {

@@ -74,6 +74,9 @@ impl Step for Without {
     fn logits(&self) -> Result<Logits, ModelError> {
         self.inner.logits()
     }
+    fn row(&self, place: usize) -> Result<Vec<f32>, ModelError> {
+        self.inner.row(place)
+    }
 }
 
 #[tokio::test]
