@@ -9,6 +9,7 @@ use super::host::Host;
 use super::{Failure, load_config, log_to_stderr, print, with_log};
 use crate::config::Config;
 use crate::logging::Level;
+use crate::model;
 use crate::shutdown::Shutdown;
 
 pub(super) async fn run(config: &Path, prompt: &str) -> Result<(), Failure> {
@@ -24,7 +25,7 @@ async fn ask(config: &Config, prompt: &str) -> Result<(), Failure> {
     let shutdown = Shutdown::install()
         .map_err(|error| Failure::new(format_args!("cannot watch for signals: {error}")))?;
     let interrupted = || Failure::new("interrupted");
-    let host = Host::start(config, shutdown.wait()).await?;
+    let host = Host::start(config, model::load, shutdown.wait()).await?;
     let host = host.ok_or_else(interrupted)?;
     let span = info_span!("request", id = "ask");
     let answer = async {

@@ -12,6 +12,7 @@ use crate::config::{Config, Host, Limits, Listen, ModelChoice, ModelName};
 use crate::demo::MODEL_NAME;
 use crate::logging::{self, Level};
 use crate::mcp::{ServerSettings, Transport};
+use crate::model;
 use crate::session;
 
 /// Where the search for a free port begins, and how far it goes.
@@ -33,7 +34,12 @@ pub(super) async fn run(options: cli::Demo) -> Result<(), Failure> {
     };
     let config = config(port, &options.tools)?;
     let greeting = |address: SocketAddr| greet(address, &config);
-    with_log(&config.log, &[], serve::serve(&config, greeting)).await
+    with_log(
+        &config.log,
+        &[],
+        serve::serve(&config, model::load, greeting),
+    )
+    .await
 }
 
 /// The same configuration a file would give.

@@ -9,15 +9,21 @@ use sysinfo::System;
 use tracing::{info, warn};
 
 use super::Failure;
+use crate::backend::BackendChoice;
 use crate::chat::{self, ChatError, ChatTemplate, LocalModel};
 use crate::config::{Config, ModelChoice};
 use crate::demo;
 use crate::engine::{self, Engine, EngineThread};
 use crate::hub;
 use crate::mcp::Registry;
-use crate::model::{self, ModelFiles, Tokenizer};
-use crate::progress::Reporter;
+use crate::model::{self, Model, ModelError, ModelFiles, Tokenizer};
+use crate::progress::{Progress, Reporter};
 use crate::session::{SessionError, ToolLoop};
+
+/// What loads a model onto the engine's thread: [`model::load`], or what a
+/// test has in its place.
+pub(super) type Load =
+    fn(&ModelFiles, BackendChoice, &dyn Progress) -> Result<Box<dyn Model>, ModelError>;
 
 /// Everything that answers a prompt.
 pub(super) struct Host {
@@ -31,6 +37,7 @@ impl Host {
     /// the start short: then there is no host, and nothing is left running.
     pub(super) async fn start(
         config: &Config,
+        load: Load,
         stop: impl Future<Output = ()>,
     ) -> Result<Option<Self>, Failure> {
         tokio::pin!(stop);
@@ -39,7 +46,7 @@ impl Host {
             () = &mut stop => return Ok(None),
         };
         let started = tokio::select! {
-            started = start_model(config, &registry) => started.map(Some),
+            started = start_model(config, load, &registry) => started.map(Some),
             () = &mut stop => Ok(None),
         };
         match started {
@@ -73,12 +80,13 @@ impl Host {
 
 async fn start_model(
     config: &Config,
+    load: Load,
     registry: &Arc<Registry>,
 ) -> Result<(Arc<ToolLoop>, EngineThread), Failure> {
     let began = Instant::now();
     let files = model_files(&config.model).await?;
     let (engine, thread, model) =
-        load_model(&config.model, files, config.chat.clone(), true).await?;
+        load_model(load, &config.model, files, config.chat.clone(), true).await?;
     let tools = Arc::clone(registry);
     let sessions = ToolLoop::new(Arc::new(model), tools, config.session.clone());
     warm_up(&sessions, &engine).await?;
@@ -113,6 +121,7 @@ pub(super) async fn model_files(model: &ModelChoice) -> Result<ModelFiles, Failu
 /// Loads a model and what turns text into tokens for it. `end_of_sequence`
 /// says whether turns end where the model ends them.
 pub(super) async fn load_model(
+    load: Load,
     choice: &ModelChoice,
     files: ModelFiles,
     settings: chat::Settings,
@@ -137,7 +146,7 @@ pub(super) async fn load_model(
     }
     let backend = choice.backend;
     let progress = Reporter::new("loading", choice.model_name.to_string());
-    let load = move || model::load(&files, backend, &progress);
+    let load = move || load(&files, backend, &progress);
     let (engine, thread) = engine::start(load, Arc::clone(&tokenizer), room(choice, ends))
         .await
         .map_err(|error| failed(&error))?;

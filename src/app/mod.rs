@@ -27,6 +27,7 @@ use tracing::error;
 
 use crate::config::{self, Config};
 use crate::logging::{self, Level, Redactor};
+use crate::model;
 use cli::{Cli, Command};
 
 /// How long work that nobody waits for any more may hold up the exit.
@@ -64,33 +65,39 @@ impl Failure {
 
 /// Runs the command named by the process's arguments.
 pub fn run() -> ExitCode {
-    let cli = Cli::parse();
-    let runtime = match tokio::runtime::Runtime::new() {
-        Ok(runtime) => runtime,
-        Err(error) => {
-            say(format_args!("llm-server: no runtime: {error}"));
-            return FAILED.into();
-        }
-    };
-    let result = runtime.block_on(async {
-        let config = &cli.config;
-        match cli.command {
-            None => serve::run(config).await,
-            Some(Command::Ask { prompt }) => ask::run(config, &prompt).await,
-            Some(Command::Bench(options)) => bench::run(config, options).await,
-            Some(Command::Check) => check::run(config).await,
+    let Cli { config, command } = Cli::parse();
+    let code = to_end(async {
+        match command {
+            None => serve::run(&config, model::load).await,
+            Some(Command::Ask { prompt }) => ask::run(&config, &prompt).await,
+            Some(Command::Bench(options)) => bench::run(&config, options).await,
+            Some(Command::Check) => check::run(&config).await,
             Some(Command::Demo(options)) => demo::run(options).await,
             Some(Command::Tools(options)) => tools::run(options).await,
         }
     });
+    code.into()
+}
+
+/// Runs `command` to its end: the exit code of the process. Why it is not 0
+/// has been said.
+fn to_end(command: impl Future<Output = Result<(), Failure>>) -> u8 {
+    let runtime = match tokio::runtime::Runtime::new() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            say(format_args!("llm-server: no runtime: {error}"));
+            return FAILED;
+        }
+    };
+    let result = runtime.block_on(command);
     // A blocking read of stdin or a prompt nobody waits for must not hold up
     // the exit.
     runtime.shutdown_timeout(RUNTIME_GRACE);
     match result {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(()) => 0,
         Err(failure) => {
             say(format_args!("llm-server: {}", failure.message));
-            failure.code.into()
+            failure.code
         }
     }
 }
@@ -150,3 +157,6 @@ fn print(line: impl Display) -> Result<(), Failure> {
         .and_then(|()| out.flush())
         .map_err(|error| Failure::new(format_args!("cannot write to stdout: {error}")))
 }
+
+#[cfg(test)]
+mod tests;

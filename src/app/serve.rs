@@ -8,7 +8,7 @@ use std::sync::Arc;
 use tokio::net::{TcpSocket, lookup_host};
 use tracing::{error, info};
 
-use super::host::Host;
+use super::host::{Host, Load};
 use super::{Failure, load_config, log_to_stderr, with_log};
 use crate::config::{Config, Listen};
 use crate::http;
@@ -18,7 +18,7 @@ use crate::shutdown::Shutdown;
 /// Connections the operating system keeps for us until they are accepted.
 const BACKLOG: u32 = 1024;
 
-pub(super) async fn run(config: &Path) -> Result<(), Failure> {
+pub(super) async fn run(config: &Path, load: Load) -> Result<(), Failure> {
     let config = load_config(config).await?;
     // A person at a terminal sees what happens; a service manager's own log
     // gets only what is wrong.
@@ -27,13 +27,14 @@ pub(super) async fn run(config: &Path) -> Result<(), Failure> {
         false => Level::Warning,
     };
     let log = log_to_stderr(&config, level);
-    with_log(&log, &config.secrets, serve(&config, |_| Ok(()))).await
+    with_log(&log, &config.secrets, serve(&config, load, |_| Ok(()))).await
 }
 
 /// Serves until told to stop. `ready` is called with the address as soon as
 /// requests are answered.
 pub(super) async fn serve(
     config: &Config,
+    load: Load,
     ready: impl FnOnce(SocketAddr) -> Result<(), Failure>,
 ) -> Result<(), Failure> {
     info!(
@@ -46,7 +47,7 @@ pub(super) async fn serve(
     // Taken now, so that a port in use shows before anything is loaded; not
     // listened on before requests can be answered.
     let (socket, address) = reserve(&config.listen).await?;
-    let Some(host) = Host::start(config, shutdown.wait()).await? else {
+    let Some(host) = Host::start(config, load, shutdown.wait()).await? else {
         info!("stopped before it was ready");
         return Ok(());
     };

@@ -60,17 +60,34 @@ pub trait WithBackend {
 /// # Errors
 /// If its device cannot be had.
 pub fn start<W: WithBackend>(choice: BackendChoice, work: W) -> Result<W::Output, BackendError> {
+    let choice = match choice {
+        BackendChoice::Auto if !HAS_MLX => BackendChoice::Candle,
+        choice => choice,
+    };
+    start_by(choice, work, start_mlx, start_candle)
+}
+
+/// [`start`] by what starts MLX, which gives the work back if it fails, and
+/// what starts candle. `Auto` is MLX, or candle if that does not start.
+fn start_by<W: WithBackend>(
+    choice: BackendChoice,
+    work: W,
+    mlx: impl FnOnce(W) -> Result<W::Output, (W, BackendError)>,
+    candle: impl FnOnce(W) -> Result<W::Output, BackendError>,
+) -> Result<W::Output, BackendError> {
     match choice {
-        BackendChoice::Mlx => start_mlx(work).map_err(|(_, error)| error),
-        BackendChoice::Candle => start_candle(work),
-        BackendChoice::Auto if HAS_MLX => match start_mlx(work) {
-            Ok(output) => Ok(output),
-            Err((work, reason)) => {
-                tracing::warn!(%reason, "MLX does not start; candle runs the model");
-                start_candle(work)
-            }
-        },
-        BackendChoice::Auto => start_candle(work),
+        BackendChoice::Candle => candle(work),
+        BackendChoice::Mlx => mlx(work).map_err(|(_, error)| BackendError {
+            op: error.op,
+            reason: format!(
+                "MLX does not start: {}; \"backend\": \"auto\" runs the model on candle then",
+                error.reason
+            ),
+        }),
+        BackendChoice::Auto => mlx(work).or_else(|(work, error)| {
+            tracing::warn!(reason = ?error.reason, "MLX does not start; candle runs the model");
+            candle(work)
+        }),
     }
 }
 
@@ -97,8 +114,8 @@ fn start_mlx<W: WithBackend>(work: W) -> Result<W::Output, (W, BackendError)> {
 fn start_mlx<W: WithBackend>(work: W) -> Result<W::Output, (W, BackendError)> {
     let error = BackendError {
         op: "start",
-        reason: "this program was built without MLX; build it on Apple Silicon or with \
-                 --features mlx, or say \"backend\": \"auto\""
+        reason: "this program was built without it (it is built in on Apple Silicon, and with \
+                 --features mlx)"
             .to_owned(),
     };
     Err((work, error))
@@ -112,16 +129,6 @@ pub struct BackendError {
     pub op: &'static str,
     /// What the library says.
     pub reason: String,
-}
-
-impl BackendError {
-    /// A token was to be drawn from logits that are not numbers.
-    fn no_numbers(op: &'static str) -> Self {
-        Self {
-            op,
-            reason: "the model's logits are not numbers".to_owned(),
-        }
-    }
 }
 
 /// One sequence's part of a step, for attention: the next `tokens` rows of
@@ -300,7 +307,10 @@ pub trait Backend: 'static {
     fn select_rows(&self, x: &Self::Tensor, rows: &[u32]) -> Result<Self::Tensor, BackendError>;
 
     /// Draws a token from each row of `logits` `[n, vocabulary]`, as the
-    /// `n` entries of `draws` say.
+    /// `n` entries of `draws` say. From a row that is not numbers none can be
+    /// drawn, which shows in [`Backend::read_tokens`]; until it is read some
+    /// id below `vocabulary` stands for it, and the other rows are as they
+    /// would be without it.
     fn sample(&self, logits: &Self::Tensor, draws: &[Draw]) -> Result<Self::Tokens, BackendError>;
 
     /// Sets off the computation of these, and of the keys and values that
@@ -317,12 +327,9 @@ pub trait Backend: 'static {
     /// The elements in row-major order. Waits for the computation.
     fn read(&self, x: &Self::Tensor) -> Result<Vec<f32>, BackendError>;
 
-    /// The ids. Waits for the computation.
-    ///
-    /// # Errors
-    /// If the computation fails or the logits they were drawn from are not
-    /// numbers.
-    fn read_tokens(&self, tokens: &Self::Tokens) -> Result<Vec<u32>, BackendError>;
+    /// The ids; `None` where one was to be drawn from logits that are not
+    /// numbers. Waits for the computation.
+    fn read_tokens(&self, tokens: &Self::Tokens) -> Result<Vec<Option<u32>>, BackendError>;
 }
 
 #[cfg(test)]

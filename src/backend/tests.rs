@@ -31,6 +31,9 @@ macro_rules! on_every_backend {
     )*};
 }
 
+mod sampling;
+mod start;
+
 /// The relative error that sums in another order may have.
 const TOLERANCE: f64 = 2e-5;
 
@@ -82,6 +85,12 @@ fn raw_floats(shape: &[usize], values: &[f32]) -> RawTensor {
 
 fn tensor<B: Backend>(backend: &B, shape: &[usize], values: &[f32]) -> B::Tensor {
     backend.parameter(&raw_floats(shape, values)).unwrap()
+}
+
+/// Tokens that are all there.
+fn read<B: Backend>(backend: &B, tokens: &B::Tokens) -> Vec<u32> {
+    let tokens = backend.read_tokens(tokens).unwrap().into_iter();
+    tokens.map(|token| token.unwrap()).collect()
 }
 
 fn wide(values: &[f32]) -> Vec<f64> {
@@ -350,7 +359,7 @@ on_every_backend! {
         let logits = tensor(backend, &[3, 4], &[0., 9., 0., 0., 9., 0., 0., 0., 0., 0., 0., 9.]);
         let drawn = backend.sample(&logits, &[Draw::GREEDY; 3]).unwrap();
         backend.start(&[&logits], &[&drawn]).unwrap();
-        assert_eq!(backend.read_tokens(&drawn).unwrap(), [1, 0, 3]);
+        assert_eq!(read(backend, &drawn), [1, 0, 3]);
         let of = |place| TokenSource::Drawn(&drawn, place);
         let given = TokenSource::Given(&[7, 8]);
         for (parts, expected) in [
@@ -362,7 +371,7 @@ on_every_backend! {
             (vec![TokenSource::Given(&[5])], vec![5]),
         ] {
             let tokens = backend.tokens(&parts).unwrap();
-            assert_eq!(backend.read_tokens(&tokens).unwrap(), expected);
+            assert_eq!(read(backend, &tokens), expected);
         }
     }
 
@@ -403,8 +412,8 @@ on_every_backend! {
                 let draws: Vec<Draw> =
                     draws.iter().map(|draw| Draw { uniform, ..*draw }).collect();
                 let tokens = backend.sample(&tensor, &draws).unwrap();
-                for (row, token) in backend.read_tokens(&tokens).unwrap().iter().enumerate() {
-                    got[row][*token as usize] += 1;
+                for (row, token) in read(backend, &tokens).into_iter().enumerate() {
+                    got[row][token as usize] += 1;
                 }
             }
             for ((got, expected), draw) in got.iter().zip(&expected).zip(&draws) {
@@ -416,13 +425,29 @@ on_every_backend! {
         }
     }
 
-    fn a_token_cannot_be_drawn_from_what_is_not_a_number(backend: &B) {
-        for temperature in [0.0, 1.0] {
-            let logits = tensor(backend, &[2, 3], &[1.0, 2.0, 3.0, f32::NAN, f32::NAN, f32::NAN]);
-            let draw = Draw { temperature, ..Draw::GREEDY };
-            let drawn = backend.sample(&logits, &[draw; 2]);
-            let error = drawn.and_then(|drawn| backend.read_tokens(&drawn)).unwrap_err();
-            assert!(error.reason.contains("not numbers"), "{error}");
+    fn what_is_not_a_number_gives_no_token_and_the_rows_beside_it_theirs(backend: &B) {
+        let mut dice = Dice::new(9);
+        let table = raw_floats(&[3, 4], &dice.floats(12));
+        let table = backend.matrix(MatrixWeights::Dense(table)).unwrap();
+        for (temperature, top_p, min_p) in
+            [(0.0, 1.0, 0.0), (1.0, 1.0, 0.0), (1.0, 0.5, 0.0), (1.0, 1.0, 0.1)]
+        {
+            let none = [f32::NAN; 3];
+            let logits = [[1.0, 2.0, 30.0], none, [30.0, 2.0, 1.0], none].concat();
+            let logits = tensor(backend, &[4, 3], &logits);
+            let draw = Draw { temperature, top_p, min_p, uniform: 0.5, ..Draw::GREEDY };
+            let drawn = backend.sample(&logits, &[draw; 4]).unwrap();
+            // Fed on before it is read, all of it and a part: it is the id of
+            // some row of the table.
+            let of = |place| TokenSource::Drawn(&drawn, place);
+            for parts in [vec![of(0), of(1), of(2), of(3)], vec![of(3), of(0)]] {
+                let fed = backend.tokens(&parts).unwrap();
+                let rows = backend.embed(&table, &fed).unwrap();
+                let rows = backend.read(&rows).unwrap();
+                assert!(rows.len() == parts.len() * 4 && rows.iter().all(|x| x.is_finite()));
+                assert!(read(backend, &fed).iter().all(|&id| id < 3));
+            }
+            assert_eq!(backend.read_tokens(&drawn).unwrap(), [Some(2), None, Some(0), None]);
         }
     }
 
@@ -434,32 +459,6 @@ on_every_backend! {
         assert!(!error.reason.is_empty() && !error.reason.contains(".cpp"), "{error}");
         let matrix = backend.matrix(MatrixWeights::Dense(raw_floats(&[4, 5], &[0.0; 20]))).unwrap();
         assert_eq!(backend.project(&a, &matrix).map(drop).unwrap_err().op, "project");
-    }
-}
-
-#[test]
-fn a_backend_that_is_not_there_says_how_to_get_it() {
-    struct Describe;
-    impl WithBackend for Describe {
-        type Output = String;
-        fn with<B: Backend>(self, backend: B) -> String {
-            backend.describe()
-        }
-    }
-    let candle = start(BackendChoice::Candle, Describe).unwrap();
-    assert!(candle.starts_with("candle on "), "{candle}");
-    let auto = start(BackendChoice::Auto, Describe).unwrap();
-    match start(BackendChoice::Mlx, Describe) {
-        Ok(mlx) => {
-            assert!(BackendChoice::BUILT_IN.contains(&BackendChoice::Mlx));
-            assert!(mlx.starts_with("MLX on "), "{mlx}");
-            assert_eq!(auto, mlx);
-        }
-        Err(error) => {
-            assert!(!BackendChoice::BUILT_IN.contains(&BackendChoice::Mlx));
-            assert!(error.reason.contains("--features mlx"), "{error}");
-            assert_eq!(auto, candle);
-        }
     }
 }
 

@@ -72,14 +72,15 @@ impl<'a> Generation<'a> {
     }
 
     /// The token that comes next: the one drawn, or if that may not stand
-    /// there, one drawn again from those that may. `logits` are those it was
-    /// drawn from.
+    /// there, one drawn again by `sampler` from those that may. `logits` are
+    /// those it was drawn from.
     ///
     /// # Errors
     /// If the logits cannot be had or none of them is a number.
     pub(super) fn settle(
         &mut self,
         drawn: u32,
+        sampler: &mut Sampler,
         logits: impl FnOnce() -> Result<Vec<f32>, ModelError>,
     ) -> Result<u32, EngineError> {
         let Some(constraint) = &mut self.constraint else {
@@ -96,7 +97,7 @@ impl<'a> Generation<'a> {
                         }
                     }
                     let draw = self.draws.next();
-                    token = Sampler::default().sample(&logits, &draw).ok_or_else(|| {
+                    token = sampler.sample(&logits, &draw).ok_or_else(|| {
                         EngineError::Model("no token may follow in the tool call".to_owned())
                     })?;
                 }

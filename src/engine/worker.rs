@@ -14,7 +14,7 @@ use super::scheduler::{
     Action, Arrival, Limits, Origin, Part, Prefill, Refused, RequestId, Scheduler, Slot,
 };
 use super::{EngineError, Event, FinishReason, Request, Settings};
-use crate::model::{Input, Model, ModelError, SequenceId, Step, Tokenizer, Tokens};
+use crate::model::{Input, Model, ModelError, Sampler, SequenceId, Step, Tokenizer, Tokens};
 
 /// A request as it is handed over to the engine's thread.
 pub(super) struct Job {
@@ -35,6 +35,8 @@ pub(super) struct Worker<'a> {
     next_request: RequestId,
     /// The model's handles of the scheduler's sequences.
     sequences: BTreeMap<Slot, SequenceId>,
+    /// For the tokens that are drawn again, one request's after the other's.
+    sampler: Sampler,
     model: Box<dyn Model>,
 }
 
@@ -78,6 +80,7 @@ impl<'a> Worker<'a> {
             generations: BTreeMap::new(),
             next_request: 0,
             sequences: BTreeMap::new(),
+            sampler: Sampler::default(),
             model,
         }
     }
@@ -308,12 +311,13 @@ impl<'a> Worker<'a> {
             let Some(generation) = self.generations.get_mut(&part.request) else {
                 continue;
             };
-            let logits = || {
-                let logits = step.logits()?;
-                let row = logits.rows().nth(row).map(<[f32]>::to_vec);
-                row.ok_or_else(|| ModelError::Input("a step has no such row".to_owned()))
+            let settled = match token {
+                Some(token) => generation.settle(token, &mut self.sampler, || step.row(row)),
+                None => Err(EngineError::Model(
+                    "the model's logits are not numbers".to_owned(),
+                )),
             };
-            match generation.settle(token, logits) {
+            match settled {
                 Ok(token) => self.take(part.request, token),
                 Err(error) => self.fail(std::slice::from_ref(part), &error),
             }

@@ -53,6 +53,8 @@ enum Output<B: Backend> {
     Rows {
         /// `[n, vocabulary]`.
         logits: B::Tensor,
+        /// `n`.
+        count: usize,
         tokens: Rc<B::Tokens>,
     },
     /// No input asked: the hidden states `[T, hidden]`, to wait for.
@@ -223,6 +225,7 @@ impl<B: Backend> Decoder<B> {
         let tokens = self.backend.sample(&logits, &draws)?;
         Ok(Output::Rows {
             logits,
+            count: draws.len(),
             tokens: Rc::new(tokens),
         })
     }
@@ -279,7 +282,7 @@ impl<B: Backend> Model for Decoder<B> {
         let output = self.output(batch, hidden)?;
         match &output {
             Output::Hidden(hidden) => self.backend.start(&[hidden], &[])?,
-            Output::Rows { logits, tokens } => {
+            Output::Rows { logits, tokens, .. } => {
                 self.backend.start(&[logits], &[tokens])?;
                 let drawing = batch.iter().zip(&mut sequences);
                 let drawing = drawing.filter(|(input, _)| input.draw.is_some());
@@ -304,7 +307,7 @@ impl<B: Backend> Step for Evaluation<B> {
         Ok(self.backend.wait(last)?)
     }
 
-    fn tokens(&self) -> Result<Vec<u32>, ModelError> {
+    fn tokens(&self) -> Result<Vec<Option<u32>>, ModelError> {
         match &self.output {
             Output::Rows { tokens, .. } => Ok(self.backend.read_tokens(tokens)?),
             Output::Hidden(_) => Ok(Vec::new()),
@@ -320,6 +323,16 @@ impl<B: Backend> Step for Evaluation<B> {
             values,
             vocabulary_size: self.vocabulary_size,
         })
+    }
+
+    fn row(&self, place: usize) -> Result<Vec<f32>, ModelError> {
+        match &self.output {
+            Output::Rows { logits, count, .. } if place < *count => {
+                let row = self.backend.select_rows(logits, &[place as u32])?;
+                Ok(self.backend.read(&row)?)
+            }
+            _ => Err(ModelError::Input(format!("the step drew no token {place}"))),
+        }
     }
 }
 

@@ -68,17 +68,24 @@ pub trait Step {
     fn wait(&self) -> Result<(), ModelError>;
 
     /// The tokens drawn, one for each input that asked, in the order of the
-    /// batch. Waits for them.
+    /// batch; `None` for a sequence whose logits are not numbers, which says
+    /// nothing of the others. Waits for them.
     ///
     /// # Errors
-    /// If the backend failed or the logits are not numbers.
-    fn tokens(&self) -> Result<Vec<u32>, ModelError>;
+    /// If the backend failed.
+    fn tokens(&self) -> Result<Vec<Option<u32>>, ModelError>;
 
     /// The logits they were drawn from, in the same order. Waits for them.
     ///
     /// # Errors
     /// If the backend failed.
     fn logits(&self) -> Result<Logits, ModelError>;
+
+    /// Those of one of the tokens, by its place among them. Waits for them.
+    ///
+    /// # Errors
+    /// If there is no such token or the backend failed.
+    fn row(&self, place: usize) -> Result<Vec<f32>, ModelError>;
 }
 
 /// A handle to a sequence of a [`Model`].

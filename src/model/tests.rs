@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 use super::*;
 
 mod golden;
+mod not_numbers;
 
 /// What mlx-lm computes, written by `tests/support/golden_demo.py`.
 fn golden() -> Vec<Value> {
@@ -66,7 +67,20 @@ fn silent(sequence: SequenceId, tokens: &[u32]) -> Input<'_> {
 }
 
 fn forward(model: &mut dyn Model, batch: &[Input<'_>]) -> Logits {
-    model.submit(batch).unwrap().logits().unwrap()
+    let step = model.submit(batch).unwrap();
+    let logits = step.logits().unwrap();
+    // One at a time they are the same.
+    for (place, row) in logits.rows().enumerate() {
+        assert_eq!(step.row(place).unwrap(), row);
+    }
+    assert!(step.row(logits.rows().len()).is_err());
+    logits
+}
+
+/// The tokens a step drew, all of which there are.
+fn tokens_of(step: &dyn Step) -> Vec<u32> {
+    let tokens = step.tokens().unwrap().into_iter();
+    tokens.map(|token| token.unwrap()).collect()
 }
 
 /// The logits after the last of `tokens`, fed in pieces of `chunk`.
@@ -93,10 +107,10 @@ fn greedy(model: &mut dyn Model, prompt: &[u32], count: usize) -> Vec<u32> {
             ..input(sequence, &[])
         };
         let ahead = model.submit(&[next]).unwrap();
-        tokens.extend(step.tokens().unwrap());
+        tokens.extend(tokens_of(&*step));
         step = ahead;
     }
-    tokens.extend(step.tokens().unwrap());
+    tokens.extend(tokens_of(&*step));
     model.close(sequence);
     tokens
 }
@@ -204,7 +218,7 @@ fn tokens_drawn_and_not_yet_known_go_on_as_known_ones_do() {
         let c = model.open().unwrap();
         let next = [drawn(b), input(c, &first), drawn(a)];
         let next = model.submit(&next).unwrap().logits().unwrap();
-        let known = step.tokens().unwrap();
+        let known = tokens_of(&*step);
         let expected = [
             [second.clone(), vec![known[1]]].concat(),
             first.clone(),
@@ -247,7 +261,7 @@ fn a_fork_continues_as_the_original_would_and_does_not_disturb_it() {
         };
         let fork = model.fork(original, prompt.len()).unwrap();
         let logits = forward(&mut *model, &[drawn]);
-        let known = step.tokens().unwrap()[0];
+        let known = tokens_of(&*step)[0];
         let whole = [&prompt[..], &[known]].concat();
         let alone = logits_of(&mut *model, &whole, whole.len());
         let row = logits.rows().next().unwrap();

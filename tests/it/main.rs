@@ -1,11 +1,14 @@
 //! Black-box tests: the real program, its command line, its files and its
-//! socket, with the bundled model. `scripts/test` brings what they need.
+//! socket, with the bundled model. `scripts/test` brings what they need. One
+//! module counts allocations instead, which a binary can do only as a whole.
 
 #![allow(clippy::unwrap_used)]
 
 #[path = "../support/mod.rs"]
 mod support;
 
+// What drawing tokens allocates.
+mod allocations;
 // Requests at once: what they share, how fast they are.
 mod batching;
 // The command line beside the server: help, check, ask, demo, tools.

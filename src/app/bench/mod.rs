@@ -16,6 +16,7 @@ use super::{Failure, cli, load_config, print, say};
 use crate::backend::BackendChoice;
 use crate::chat;
 use crate::config::{ModelChoice, ModelName};
+use crate::model;
 use measure::Measured;
 
 pub(super) async fn run(config: &Path, options: cli::Bench) -> Result<(), Failure> {
@@ -34,7 +35,8 @@ pub(super) async fn run(config: &Path, options: cli::Bench) -> Result<(), Failur
     }
     let files = model_files(&choice).await?;
     // Nothing ends a turn: every request generates as much as it is asked to.
-    let (engine, thread, model) = load_model(&choice, files, one_token(), false).await?;
+    let (engine, thread, model) =
+        load_model(model::load, &choice, files, one_token(), false).await?;
     let measured = Measured::take(&engine, model, &|line| {
         // For people alone: stdout is for the result, a file for neither.
         if io::stderr().is_terminal() {

@@ -6,6 +6,7 @@ mod attention;
 mod experts;
 mod packed;
 mod product;
+mod sampling;
 mod weights;
 
 use std::cell::RefCell;
@@ -15,10 +16,11 @@ use candle_nn::ops;
 
 use super::{
     AttentionSettings, Backend, BackendError, Draw, Dtype, ExpertWeights, MatrixWeights, MemoryUse,
-    RawTensor, Sampler, Span, TokenSource,
+    RawTensor, Span, TokenSource,
 };
 use attention::Kv;
 use experts::Experts;
+use sampling::{NONE, Samplers};
 use weights::Matrix;
 
 /// candle on one device.
@@ -26,7 +28,7 @@ pub struct Candle {
     device: Device,
     /// The type of activations and of the KV cache.
     dtype: DType,
-    sampler: RefCell<Sampler>,
+    samplers: RefCell<Samplers>,
 }
 
 /// The cosines and sines of a step's tokens, `[T, rotated / 2]` each.
@@ -64,7 +66,7 @@ impl Candle {
         Self {
             device,
             dtype,
-            sampler: RefCell::default(),
+            samplers: RefCell::default(),
         }
     }
 }
@@ -159,7 +161,9 @@ impl Backend for Candle {
             TokenSource::Given(ids) => *ids,
             TokenSource::Drawn(ids, place) => &ids[*place..=*place],
         });
-        Ok(parts.flatten().copied().collect())
+        // What is fed on is an id of the vocabulary.
+        let id = |&id: &u32| if id == NONE { 0 } else { id };
+        Ok(parts.flatten().map(id).collect())
     }
 
     fn embed(&self, table: &Matrix, ids: &Vec<u32>) -> Result<Tensor, BackendError> {
@@ -265,19 +269,8 @@ impl Backend for Candle {
     }
 
     fn sample(&self, logits: &Tensor, draws: &[Draw]) -> Result<Vec<u32>, BackendError> {
-        let rows: Vec<Vec<f32>> = logits
-            .to_dtype(DType::F32)
-            .and_then(|logits| logits.to_vec2())
-            .map_err(failed("sample"))?;
-        let mut sampler = self.sampler.borrow_mut();
-        rows.iter()
-            .zip(draws)
-            .map(|(row, draw)| {
-                sampler
-                    .sample(row, draw)
-                    .ok_or_else(|| BackendError::no_numbers("sample"))
-            })
-            .collect()
+        let mut samplers = self.samplers.borrow_mut();
+        samplers.sample(logits, draws).map_err(failed("sample"))
     }
 
     fn start(&self, _: &[&Tensor], _: &[&Vec<u32>]) -> Result<(), BackendError> {
@@ -288,8 +281,9 @@ impl Backend for Candle {
         self.device.synchronize().map_err(failed("wait"))
     }
 
-    fn read_tokens(&self, tokens: &Vec<u32>) -> Result<Vec<u32>, BackendError> {
-        Ok(tokens.clone())
+    fn read_tokens(&self, tokens: &Vec<u32>) -> Result<Vec<Option<u32>>, BackendError> {
+        let token = |&token: &u32| (token != NONE).then_some(token);
+        Ok(tokens.iter().map(token).collect())
     }
 
     fn read(&self, x: &Tensor) -> Result<Vec<f32>, BackendError> {

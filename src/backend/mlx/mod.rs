@@ -277,7 +277,7 @@ impl Backend for Mlx {
         })
     }
 
-    fn read_tokens(&self, tokens: &Tokens) -> Result<Vec<u32>, BackendError> {
+    fn read_tokens(&self, tokens: &Tokens) -> Result<Vec<Option<u32>>, BackendError> {
         tokens.read()
     }
 }

@@ -61,20 +61,20 @@ impl Tokens {
     }
 
     /// Waits for them.
-    pub(super) fn read(&self) -> Result<Vec<u32>, BackendError> {
+    pub(super) fn read(&self) -> Result<Vec<Option<u32>>, BackendError> {
         let op = "read_tokens";
         eval(self.arrays()).map_err(failed(op))?;
         let unreadable = |error: mlx_rs::error::ConversionError| BackendError {
             op,
             reason: error.to_string(),
         };
-        if let Some(sound) = &self.sound {
-            let sound = sound.to_vec_exact::<bool>().map_err(unreadable)?;
-            if sound.contains(&false) {
-                return Err(BackendError::no_numbers(op));
-            }
-        }
-        self.ids.to_vec_exact::<u32>().map_err(unreadable)
+        let ids = self.ids.to_vec_exact::<u32>().map_err(unreadable)?;
+        let Some(sound) = &self.sound else {
+            return Ok(ids.into_iter().map(Some).collect());
+        };
+        let sound = sound.to_vec_exact::<bool>().map_err(unreadable)?;
+        let drawn = ids.into_iter().zip(sound);
+        Ok(drawn.map(|(id, sound)| sound.then_some(id)).collect())
     }
 }
 

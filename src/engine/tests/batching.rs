@@ -19,15 +19,15 @@ async fn on_candle(settings: Settings) -> (Engine, EngineThread) {
     start(load_candle, tokenizer(), settings).await.unwrap()
 }
 
-fn encode(text: &str) -> Vec<u32> {
+pub(super) fn encode(text: &str) -> Vec<u32> {
     tokenizer().encode(text).unwrap()
 }
 
-fn user(text: &str) -> String {
+pub(super) fn user(text: &str) -> String {
     format!("<|im_start|>user\n{text}<|im_end|>\n<|im_start|>assistant\n")
 }
 
-fn asks(prompt: &[u32], max_tokens: usize) -> Request {
+pub(super) fn asks(prompt: &[u32], max_tokens: usize) -> Request {
     Request {
         prompt: prompt.to_vec(),
         max_tokens,
@@ -39,7 +39,7 @@ fn asks(prompt: &[u32], max_tokens: usize) -> Request {
 
 /// The most likely tokens after a prompt, alone on the model, up to the end
 /// of the turn.
-fn alone(model: &mut dyn Model, prompt: &[u32], count: usize) -> Vec<u32> {
+pub(super) fn alone(model: &mut dyn Model, prompt: &[u32], count: usize) -> Vec<u32> {
     let sequence = model.open().unwrap();
     let mut tokens: Vec<u32> = Vec::new();
     let mut next = prompt.to_vec();
@@ -49,7 +49,7 @@ fn alone(model: &mut dyn Model, prompt: &[u32], count: usize) -> Vec<u32> {
             tokens: Tokens::Given(&next),
             draw: Some(Draw::GREEDY),
         }]);
-        next = step.unwrap().tokens().unwrap();
+        next = drawn(&*step.unwrap());
         tokens.extend(&next);
     }
     model.close(sequence);
@@ -57,7 +57,7 @@ fn alone(model: &mut dyn Model, prompt: &[u32], count: usize) -> Vec<u32> {
 }
 
 /// What a request for `max_tokens` should give, where `tokens` come alone.
-fn expected(tokens: &[u32], max_tokens: usize) -> (String, FinishReason, usize) {
+pub(super) fn expected(tokens: &[u32], max_tokens: usize) -> (String, FinishReason, usize) {
     let tokens = &tokens[..tokens.len().min(max_tokens)];
     let (text, reason) = match tokens.split_last() {
         Some((2043, text)) => (text, FinishReason::Stop),
@@ -73,7 +73,7 @@ fn expected(tokens: &[u32], max_tokens: usize) -> (String, FinishReason, usize) 
     (pieces.concat(), reason, tokens.len())
 }
 
-fn usage(last: &Event) -> (FinishReason, Usage) {
+pub(super) fn usage(last: &Event) -> (FinishReason, Usage) {
     match last {
         Event::Finished { reason, usage, .. } => (*reason, *usage),
         other => panic!("{other:?}"),

@@ -187,7 +187,7 @@ fn greedy_tokens_are_those_of_mlx_lm_alone_and_together() {
                 .zip(&next)
                 .map(|(&sequence, tokens)| input(sequence, tokens))
                 .collect();
-            let drawn = model.submit(&batch).unwrap().tokens().unwrap();
+            let drawn = tokens_of(&*model.submit(&batch).unwrap());
             for ((tokens, next), token) in together.iter_mut().zip(&mut next).zip(drawn) {
                 tokens.push(token);
                 *next = vec![token];
