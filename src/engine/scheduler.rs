@@ -332,7 +332,9 @@ impl Scheduler {
     /// room for it as things are.
     pub(super) fn can_adopt(&self, ids: &[u32]) -> bool {
         let there = self.cache.longest(ids).map_or(0, |hit| hit.len);
-        there < ids.len()
+        // What is to be closed still takes its room.
+        self.actions.is_empty()
+            && there < ids.len()
             && self.cache.used() + ids.len() <= self.limits.cache_tokens
             && ids.len() <= self.room().free
     }

@@ -10,6 +10,7 @@ use crate::model::{Draw, Input, RawKv, SequenceId, Step, Tokens};
 
 mod batching;
 mod calls;
+mod restart;
 
 const GREEDY: Sampling = Sampling {
     temperature: 0.0,
@@ -162,12 +163,7 @@ impl Model for Gated {
     fn fork(&mut self, sequence: SequenceId, len: usize) -> Result<SequenceId, ModelError> {
         self.inner.fork(sequence, len)
     }
-    fn export(
-        &self,
-        sequence: SequenceId,
-        layer: usize,
-        len: usize,
-    ) -> Result<RawKv, ModelError> {
+    fn export(&self, sequence: SequenceId, layer: usize, len: usize) -> Result<RawKv, ModelError> {
         self.inner.export(sequence, layer, len)
     }
     fn import(
@@ -247,12 +243,7 @@ impl Model for Broken {
     fn fork(&mut self, sequence: SequenceId, len: usize) -> Result<SequenceId, ModelError> {
         self.inner.fork(sequence, len)
     }
-    fn export(
-        &self,
-        sequence: SequenceId,
-        layer: usize,
-        len: usize,
-    ) -> Result<RawKv, ModelError> {
+    fn export(&self, sequence: SequenceId, layer: usize, len: usize) -> Result<RawKv, ModelError> {
         self.inner.export(sequence, layer, len)
     }
     fn import(

@@ -263,12 +263,7 @@ impl<B: Backend> Model for Decoder<B> {
         Ok(self.begin(len, kv))
     }
 
-    fn export(
-        &self,
-        sequence: SequenceId,
-        layer: usize,
-        len: usize,
-    ) -> Result<RawKv, ModelError> {
+    fn export(&self, sequence: SequenceId, layer: usize, len: usize) -> Result<RawKv, ModelError> {
         let refused = |reason: String| Err(ModelError::Input(reason));
         let Some(found) = self.sequences.get(&sequence) else {
             return refused(format!("there is no sequence {}", sequence.0));

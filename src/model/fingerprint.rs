@@ -81,8 +81,7 @@ impl ModelFiles {
                 Self::Folder(folder) if bytes.len() > SMALL => {
                     let path = folder.join(&name);
                     let modified = fs::metadata(&path).and_then(|file| file.modified());
-                    let modified =
-                        modified.map_err(|source| FilesError::Read { path, source })?;
+                    let modified = modified.map_err(|source| FilesError::Read { path, source })?;
                     // A time before 1970 is as good as any other fixed one.
                     let since = modified.duration_since(UNIX_EPOCH).unwrap_or_default();
                     hash.update(since.as_nanos().to_le_bytes());

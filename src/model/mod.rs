@@ -46,12 +46,7 @@ pub trait Model {
     /// # Errors
     /// If there is no such sequence or layer, the sequence has fewer tokens, or
     /// the backend cannot read them.
-    fn export(
-        &self,
-        sequence: SequenceId,
-        layer: usize,
-        len: usize,
-    ) -> Result<RawKv, ModelError>;
+    fn export(&self, sequence: SequenceId, layer: usize, len: usize) -> Result<RawKv, ModelError>;
 
     /// Begins a sequence with a KV cache of `len` tokens that [`Self::export`]
     /// gave of each layer in turn. Takes one after the other, so that they need
@@ -59,7 +54,8 @@ pub trait Model {
     ///
     /// # Errors
     /// If there are not as many as the model has layers, one is of another
-    /// shape or type than the model's, or the backend cannot give them room.
+    /// shape than the model's or of a type the backend does not keep, or there
+    /// is no room for them.
     fn import(
         &mut self,
         len: usize,

@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 use super::*;
 
 mod golden;
+mod restored;
 
 /// What mlx-lm computes, written by `tests/support/golden_demo.py`.
 fn golden() -> Vec<Value> {

@@ -62,11 +62,7 @@ impl Kv {
 
     /// The first `len` rows, `[len, kv_heads, head_dim]` each, row-major and
     /// not evaluated yet.
-    pub(super) fn export(
-        &self,
-        len: i32,
-        memory: &Memory,
-    ) -> Result<(Array, Array), BackendError> {
+    pub(super) fn export(&self, len: i32, memory: &Memory) -> Result<(Array, Array), BackendError> {
         let Some((keys, values)) = self.buffers.as_ref().filter(|_| len <= self.len) else {
             return Err(BackendError {
                 op: "read_kv",
@@ -86,10 +82,7 @@ impl Kv {
                 .contiguous()
         };
         let failed = failed("read_kv");
-        Ok((
-            rows(keys).map_err(&failed)?,
-            rows(values).map_err(&failed)?,
-        ))
+        Ok((rows(keys).map_err(&failed)?, rows(values).map_err(&failed)?))
     }
 
     /// Appends rows that [`Self::export`] gave; not evaluated yet, the buffers

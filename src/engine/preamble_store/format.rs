@@ -193,12 +193,7 @@ pub(super) struct Writer<'a, W> {
 impl<'a, W: Write> Writer<'a, W> {
     /// Begins a preamble of these tokens, whose layers are of the types that
     /// `first` is of.
-    pub(super) fn begin(
-        file: W,
-        kind: &'a Kind,
-        ids: &[u32],
-        first: &RawKv,
-    ) -> io::Result<Self> {
+    pub(super) fn begin(file: W, kind: &'a Kind, ids: &[u32], first: &RawKv) -> io::Result<Self> {
         let contents = Contents {
             tokens: ids.len(),
             keys: first.keys.dtype,

@@ -251,7 +251,11 @@ fn requests_that_are_worked_on_have_the_engine_for_most_of_the_time() {
     // All layers but the last, after which nothing is left to wait for.
     assert_eq!(handed, model.info().kv.layers);
     assert!(asked > handed);
-    assert!(taken * 4 < began.elapsed(), "{taken:?} of {:?}", began.elapsed());
+    assert!(
+        taken * 4 < began.elapsed(),
+        "{taken:?} of {:?}",
+        began.elapsed()
+    );
     store.finish(&*model, LONG);
     assert_eq!(restored(&settings, &mut *model, &prompt), Some(199));
 }

@@ -99,12 +99,7 @@ impl Model for Stepped {
     fn fork(&mut self, sequence: SequenceId, len: usize) -> Result<SequenceId, ModelError> {
         self.inner.fork(sequence, len)
     }
-    fn export(
-        &self,
-        sequence: SequenceId,
-        layer: usize,
-        len: usize,
-    ) -> Result<RawKv, ModelError> {
+    fn export(&self, sequence: SequenceId, layer: usize, len: usize) -> Result<RawKv, ModelError> {
         self.inner.export(sequence, layer, len)
     }
     fn import(

@@ -135,7 +135,10 @@ fn a_file_that_ends_while_it_is_read_is_damaged() {
 #[test]
 fn another_kinds_file_is_not_taken() {
     let bytes = written();
-    let other = KvLayout { layers: 2, ..LAYOUT };
+    let other = KvLayout {
+        layers: 2,
+        ..LAYOUT
+    };
     let types = KvLayout {
         dtype: Dtype::Bf16,
         ..LAYOUT
