@@ -119,7 +119,7 @@ impl PreambleStore {
             // The one used last is the last to go. It does no harm if it goes.
             let _ = reader.file().set_modified(SystemTime::now());
             let ms = began.elapsed().as_millis() as u64;
-            info!(tokens = common, ?path, ms, "the preamble was stored");
+            info!(tokens = common, ?path, ms, "read the stored preamble");
             self.stored = reader.ids().to_vec();
             return Some((sequence, common));
         }

@@ -155,7 +155,8 @@ fn is_hex(text: &str) -> bool {
 
 /// Whether nobody writes to a temporary file any more.
 fn is_left_behind(path: &Path) -> io::Result<bool> {
-    let file = File::open(path)?;
+    // To write, for where files are locked over a network that is needed.
+    let file = File::options().read(true).write(true).open(path)?;
     // A time to come is one of a clock that was wrong.
     let age = file.metadata()?.modified()?.elapsed();
     if age.is_ok_and(|age| age < MOMENT) {

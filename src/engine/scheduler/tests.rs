@@ -320,7 +320,7 @@ fn it_keeps_its_word_for_100000_random_rounds() {
                 let max_tokens = dice.random_range(1..8);
                 world.submit(&prompt, max_tokens, dice.random_bool(0.05));
             }
-            if dice.random_bool(0.05) {
+            if dice.random_bool(0.1) {
                 let ids = random_prompt(dice, &said);
                 adopted += usize::from(world.adopt(&ids));
             }

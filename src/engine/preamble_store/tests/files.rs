@@ -265,11 +265,11 @@ fn a_temporary_file_goes_unless_somebody_writes_to_it() {
     writing.write_all(b" and half").unwrap();
     assert_eq!(writing.keep().unwrap(), path);
     assert_eq!(fs::read(&path).unwrap(), b"half and half");
-    assert_eq!(there(), [path.clone()]);
+    assert_eq!(there(), std::slice::from_ref(&path));
 
     // Given up.
     drop(folder.temporary(path.clone()).unwrap());
-    assert_eq!(there(), [path.clone()]);
+    assert_eq!(there(), std::slice::from_ref(&path));
 
     // Left behind by a crash: not this very moment, and a little later.
     let mut left = path.clone().into_os_string();
