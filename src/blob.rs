@@ -1,5 +1,5 @@
-//! Read-only bytes that are memory-mapped or part of the program, shared
-//! without copying. Knows nothing of what is in them.
+//! Read-only bytes that are memory-mapped, part of the program or in memory of
+//! their own, shared without copying. Knows nothing of what is in them.
 
 use std::fs::File;
 use std::io;
@@ -21,6 +21,7 @@ pub struct Blob {
 enum Source {
     Mapped(Arc<Mmap>),
     Static(&'static [u8]),
+    Owned(Arc<Vec<u8>>),
 }
 
 impl Blob {
@@ -70,6 +71,15 @@ fn map_file(file: &File) -> io::Result<Mmap> {
     unsafe { Mmap::map(file) }
 }
 
+impl From<Vec<u8>> for Blob {
+    fn from(bytes: Vec<u8>) -> Self {
+        Self {
+            range: 0..bytes.len(),
+            source: Source::Owned(Arc::new(bytes)),
+        }
+    }
+}
+
 impl Deref for Blob {
     type Target = [u8];
 
@@ -77,6 +87,7 @@ impl Deref for Blob {
         let all: &[u8] = match &self.source {
             Source::Mapped(map) => map,
             Source::Static(bytes) => bytes,
+            Source::Owned(bytes) => bytes,
         };
         &all[self.range.clone()]
     }
@@ -103,6 +114,8 @@ mod tests {
         #[allow(clippy::reversed_empty_ranges)]
         let reversed = 3..2;
         assert!(part.slice(reversed).is_none());
+        let owned = Blob::from(b"0123456789".to_vec());
+        assert_eq!(&*owned.slice(2..8).unwrap(), b"234567");
     }
 
     #[test]

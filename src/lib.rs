@@ -23,7 +23,7 @@
 //! | [`engine`] | one OS thread that owns the model; `submit(request) -> events` | HTTP, MCP, prompt text |
 //! | [`model`] | config-driven decoder, KV cache, weight loading, tokenizer | requests |
 //! | [`backend`] | the seam to the tensor library, some twenty coarse ops; which libraries are compiled in, and which one runs | everything above |
-//! | [`blob`] | bytes memory-mapped or embedded, shared without copying | what is in them |
+//! | [`blob`] | bytes memory-mapped, embedded or owned, shared without copying | what is in them |
 //! | `excerpt` | the beginning of a text, for a line of the log | what the text is |
 //! | [`hub`] | brings a model's files into a local folder | what is in them |
 //! | [`progress`] | how far a long job has come: a bar and log lines | what the job is |

@@ -68,6 +68,7 @@ fn config(port: u16, tools: &cli::Tools) -> Result<Config, Failure> {
             backend: BackendChoice::Auto,
             context_length: None,
             prefix_cache_bytes: None,
+            prefix_cache_dir: None,
         },
         chat: chat::Settings {
             temperature: 0.0,

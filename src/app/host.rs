@@ -13,7 +13,7 @@ use crate::backend::BackendChoice;
 use crate::chat::{self, ChatError, ChatTemplate, LocalModel};
 use crate::config::{Config, ModelChoice};
 use crate::demo;
-use crate::engine::{self, Engine, EngineThread};
+use crate::engine::{self, Engine, EngineThread, PreambleFolder};
 use crate::hub;
 use crate::mcp::Registry;
 use crate::model::{self, Model, ModelError, ModelFiles, Tokenizer};
@@ -145,9 +145,13 @@ pub(super) async fn load_model(
         warn!("the model names no end-of-sequence token; answers end at max_tokens");
     }
     let backend = choice.backend;
+    let engine_settings = engine::Settings {
+        preambles: preambles(choice, &files),
+        ..room(choice, ends)
+    };
     let progress = Reporter::new("loading", choice.model_name.to_string());
     let load = move || load(&files, backend, &progress);
-    let (engine, thread) = engine::start(load, Arc::clone(&tokenizer), room(choice, ends))
+    let (engine, thread) = engine::start(load, Arc::clone(&tokenizer), engine_settings)
         .await
         .map_err(|error| failed(&error))?;
     let info = engine.info();
@@ -171,6 +175,18 @@ pub(super) async fn load_model(
     }
     let model = LocalModel::new(engine.clone(), tokenizer, template, settings);
     Ok((engine, thread, model))
+}
+
+/// Where preambles are kept over a restart, if anywhere.
+fn preambles(choice: &ModelChoice, files: &ModelFiles) -> Option<PreambleFolder> {
+    let path = choice.prefix_cache_dir.clone()?;
+    match files.fingerprint() {
+        Ok(model) => Some(PreambleFolder { path, model }),
+        Err(error) => {
+            warn!(%error, "the model is not told from others; prefix_cache_dir is not used");
+            None
+        }
+    }
 }
 
 /// How much the engine may take on: keys and values may have half of the
@@ -201,7 +217,12 @@ async fn warm_up(sessions: &ToolLoop, engine: &Engine) -> Result<(), Failure> {
         Ok(usage) => {
             let tokens = usage.prompt_tokens;
             let ms = usage.time_to_first_token.as_millis() as u64;
-            info!(preamble_tokens = tokens, ms, "warmed up");
+            info!(
+                preamble_tokens = tokens,
+                cached_tokens = usage.cached_tokens,
+                ms,
+                "warmed up"
+            );
             if tokens * 4 > engine.context_length() * 3 {
                 warn!(
                     preamble_tokens = tokens,

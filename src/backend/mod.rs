@@ -16,7 +16,7 @@ mod sampler;
 mod weights;
 
 pub use sampler::{Draw, Sampler};
-pub use weights::{Dtype, ExpertWeights, MatrixWeights, RawTensor};
+pub use weights::{Dtype, ExpertWeights, MatrixWeights, RawKv, RawTensor};
 
 /// The backend a configuration asks for.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -188,6 +188,9 @@ pub trait Backend: 'static {
     /// Keys and values of one sequence in one layer. Dropping it frees them.
     type Kv;
 
+    /// Its name, where what it computed is kept for later.
+    const NAME: &'static str;
+
     /// Whether it evaluates in the background.
     const OVERLAPS: bool;
 
@@ -203,9 +206,9 @@ pub trait Backend: 'static {
     /// The memory it holds, where the library counts it.
     fn memory(&self) -> Option<MemoryUse>;
 
-    /// Bytes an element of `x` takes; those of the KV cache take as many as
-    /// the activations'.
-    fn element_size(&self, x: &Self::Tensor) -> usize;
+    /// The type of the elements of `x`; those of the KV cache are of the
+    /// activations'.
+    fn element_type(&self, x: &Self::Tensor) -> Dtype;
 
     /// A floating-point parameter as an activation-typed tensor.
     fn parameter(&self, raw: &RawTensor) -> Result<Self::Tensor, BackendError>;
@@ -266,6 +269,19 @@ pub trait Backend: 'static {
     /// A copy of the first `len` tokens' keys and values, which lives on by
     /// itself. `kv` holds at least as many.
     fn fork_kv(&self, kv: &Self::Kv, len: usize) -> Result<Self::Kv, BackendError>;
+
+    /// A copy in the host's memory of the first `len` tokens' keys and values,
+    /// in the type they are kept in. `kv` holds at least as many, and `len` is
+    /// at least 1. Waits for their computation.
+    fn read_kv(&self, kv: &Self::Kv, len: usize) -> Result<RawKv, BackendError>;
+
+    /// Appends what [`Self::read_kv`] gave to `kv`, which has as many heads, as
+    /// wide.
+    ///
+    /// # Errors
+    /// If they are of a type that this backend does not keep, or there is no
+    /// room for them.
+    fn write_kv(&self, kv: &mut Self::Kv, raw: &RawKv) -> Result<(), BackendError>;
 
     /// Appends each span's rows of `k` and `v` (`[T, kv_heads, head_dim]`) to
     /// its sequence, then lets each row of `q` (`[T, heads, head_dim]`)

@@ -275,6 +275,36 @@ on_every_backend! {
         empty.go_on(backend, &mut dice, 3);
     }
 
+    fn keys_and_values_are_read_out_and_go_on_where_they_are_written(backend: &B) {
+        let mut dice = Dice::new(9);
+        let row = 2 * 64;
+        // Within a piece of the buffers, at its end, beyond it.
+        for (len, read) in [(1, 1), (7, 3), (256, 256), (300, 255), (600, 600)] {
+            let mut original = Reference::new(backend);
+            original.go_on(backend, &mut dice, len);
+            let raw = backend.read_kv(&original.kv, read).unwrap();
+            let mut copy = Reference {
+                kv: backend.kv(2, 64).unwrap(),
+                k: original.k[..read * row].to_vec(),
+                v: original.v[..read * row].to_vec(),
+            };
+            for (raw, expected) in [(&raw.keys, &copy.k), (&raw.values, &copy.v)] {
+                assert_eq!(raw.dtype, Dtype::F32);
+                assert_eq!(raw.shape, [read, 2, 64]);
+                let numbers = raw.bytes.as_chunks().0.iter().map(|x| f32::from_le_bytes(*x));
+                assert_eq!(wide(&numbers.collect::<Vec<_>>()), *expected);
+            }
+            backend.write_kv(&mut copy.kv, &raw).unwrap();
+            original.go_on(backend, &mut dice, 2);
+            assert!(backend.read_kv(&original.kv, len + 3).is_err());
+            drop(original);
+            for tokens in [1, 5, 30] {
+                copy.go_on(backend, &mut dice, tokens);
+            }
+        }
+        assert!(backend.read_kv(&backend.kv(2, 64).unwrap(), 1).is_err());
+    }
+
     fn matrices_of_every_format_give_their_rows_and_products(backend: &B) {
         let mut dice = Dice::new(4);
         let (rows, columns) = (40, 256);

@@ -1,4 +1,5 @@
-//! Weights as a model's files store them. Knows no tensor library.
+//! Tensors as files store them: a model's weights, and keys and values. Knows no
+//! tensor library.
 
 use crate::blob::Blob;
 
@@ -33,8 +34,8 @@ impl Dtype {
     }
 }
 
-/// A stored tensor: little-endian elements, row-major, still where the file
-/// put them.
+/// A stored tensor: little-endian elements, row-major; weights are still where
+/// the file put them.
 #[derive(Debug, Clone)]
 pub struct RawTensor {
     /// Type of the elements.
@@ -56,6 +57,16 @@ impl RawTensor {
             bytes: self.bytes.slice(index * size..(index + 1) * size)?,
         })
     }
+}
+
+/// The keys and values of a sequence's first tokens in one layer, as any
+/// backend of the same element type can go on with them.
+#[derive(Debug, Clone)]
+pub struct RawKv {
+    /// `[tokens, kv_heads, head_dim]`, rotated.
+    pub keys: RawTensor,
+    /// `[tokens, kv_heads, head_dim]`.
+    pub values: RawTensor,
 }
 
 /// A weight matrix `[out, in]` as stored; of experts, `[experts, out, in]`.

@@ -64,6 +64,9 @@ pub struct ModelChoice {
     /// The most bytes of keys and values kept for prompts that begin alike;
     /// `None` takes a default.
     pub prefix_cache_bytes: Option<usize>,
+    /// The folder where the keys and values that every request begins with are
+    /// kept over a restart, by its full path; `None` keeps them nowhere.
+    pub prefix_cache_dir: Option<PathBuf>,
 }
 
 /// Where a model is found.

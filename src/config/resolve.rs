@@ -33,6 +33,7 @@ pub(super) const KEYS: &[Key] = &[
     optional("max_tokens"),
     optional("context_length"),
     optional("prefix_cache_bytes"),
+    optional("prefix_cache_dir"),
     optional("max_tool_rounds"),
     optional("tool_result_limit"),
     optional("request_timeout_seconds"),
@@ -164,6 +165,10 @@ fn model(c: &mut Context<'_>, top: &Section<'_>, folder: &Path) -> ModelChoice {
         prefix_cache_bytes: top
             .whole(c, "prefix_cache_bytes", 0..=MOST_BYTES)
             .and_then(|bytes| usize::try_from(bytes).ok()),
+        prefix_cache_dir: top.filled(c, "prefix_cache_dir").and_then(|written| {
+            let path = expand_home(c, "prefix_cache_dir", &written)?;
+            Some(folder.join(path))
+        }),
     }
 }
 

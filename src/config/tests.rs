@@ -97,6 +97,7 @@ fn the_smallest_configuration_has_the_defaults() {
             backend: BackendChoice::Auto,
             context_length: None,
             prefix_cache_bytes: None,
+            prefix_cache_dir: None,
         }
     );
     assert_eq!(
@@ -134,12 +135,13 @@ fn every_optional_key_is_read() {
     let config = Case::of(&with(json!({
         "$schema": "anything", "host": "::1", "backend": "candle", "revision": "v2",
         "max_tokens": 7, "context_length": 4096, "prefix_cache_bytes": 5_000_000_000u64,
-        "max_tool_rounds": 0,
+        "prefix_cache_dir": "preambles", "max_tool_rounds": 0,
         "tool_result_limit": 9, "request_timeout_seconds": 1.5, "shutdown_grace_seconds": 0,
         "max_concurrent_requests": 2, "max_queued_requests": 0, "seed": u64::MAX,
-    })))
-    .load()
-    .unwrap();
+    })));
+    let folder = config.folder.path().join("preambles");
+    let config = config.load().unwrap();
+    assert_eq!(config.model.prefix_cache_dir, Some(folder));
     assert_eq!(config.listen.host.to_string(), "::1");
     assert_eq!(config.model.backend, BackendChoice::Candle);
     assert_eq!(config.model.revision.as_deref(), Some("v2"));
@@ -228,6 +230,16 @@ fn a_model_is_a_repository_or_a_folder() {
     assert_eq!(name("~/m").0, ModelName::Folder("/home/me/m".into()));
     let (found, folder) = name("../m");
     assert_eq!(found, ModelName::Folder(folder.join("../m")));
+}
+
+#[test]
+fn the_preambles_folder_may_be_anywhere() {
+    let of = |written: &str| {
+        let case = Case::of(&with(json!({ "prefix_cache_dir": written })));
+        case.load().unwrap().model.prefix_cache_dir.unwrap()
+    };
+    assert_eq!(of("/var/cache/llm"), PathBuf::from("/var/cache/llm"));
+    assert_eq!(of("~/kv"), PathBuf::from("/home/me/kv"));
 }
 
 #[test]

@@ -7,10 +7,12 @@ mod detokenizer;
 mod draws;
 mod generation;
 pub mod grammar;
+mod preamble_store;
 mod prefix_cache;
 mod scheduler;
 mod worker;
 
+use std::path::PathBuf;
 use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -18,7 +20,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::{mpsc as events, oneshot, watch};
 use tracing::Span;
 
-use crate::model::{Model, ModelError, ModelInfo, Tokenizer};
+use crate::model::{Fingerprint, Model, ModelError, ModelInfo, Tokenizer};
 use grammar::CallGrammar;
 use worker::{Job, Worker};
 
@@ -39,6 +41,18 @@ pub struct Settings {
     /// The most bytes of keys and values of sequences that are parked for
     /// prompts that begin like them; 0 parks none.
     pub prefix_cache_bytes: usize,
+    /// Where the pinned sequence is kept over a restart; `None` keeps it
+    /// nowhere.
+    pub preambles: Option<PreambleFolder>,
+}
+
+/// A folder of keys and values.
+#[derive(Debug, Clone)]
+pub struct PreambleFolder {
+    /// The folder; made if there is none.
+    pub path: PathBuf,
+    /// The model's files: keys and values of other files are not used.
+    pub model: Fingerprint,
 }
 
 impl Default for Settings {
@@ -49,6 +63,7 @@ impl Default for Settings {
             max_batch: 16,
             kv_bytes: None,
             prefix_cache_bytes: 2 << 30,
+            preambles: None,
         }
     }
 }

@@ -75,6 +75,13 @@ impl<H: Copy + Ord> PrefixCache<H> {
         pinned.map(|entry| entry.ids.len()).sum()
     }
 
+    /// The pinned entry and its ids.
+    pub(super) fn pinned_entry(&self) -> Option<(H, &[u32])> {
+        let mut entries = self.entries.iter();
+        let (&handle, entry) = entries.find(|(_, entry)| entry.pinned)?;
+        Some((handle, &entry.ids))
+    }
+
     /// The entry that shares the most ids with `ids`, if any shares one. Among
     /// several, one that ends with the common ids.
     pub(super) fn longest(&self, ids: &[u32]) -> Option<Hit<H>> {

@@ -323,6 +323,32 @@ impl Scheduler {
         }
     }
 
+    /// The pinned sequence and its ids.
+    pub(super) fn pinned(&self) -> Option<(Slot, &[u32])> {
+        self.cache.pinned_entry()
+    }
+
+    /// Whether a parked sequence of these ids would be of use, and there is
+    /// room for it as things are.
+    pub(super) fn can_adopt(&self, ids: &[u32]) -> bool {
+        let there = self.cache.longest(ids).map_or(0, |hit| hit.len);
+        // What is to be closed still takes its room.
+        self.actions.is_empty()
+            && there < ids.len()
+            && self.cache.used() + ids.len() <= self.limits.cache_tokens
+            && ids.len() <= self.room().free
+    }
+
+    /// Parks a sequence that comes from elsewhere. [`Self::can_adopt`] must
+    /// hold.
+    pub(super) fn adopt(&mut self, ids: Vec<u32>) -> Slot {
+        debug_assert!(self.can_adopt(&ids));
+        let slot = self.new_slot();
+        let closed = self.cache.insert(slot, ids, false);
+        self.actions.extend(closed.into_iter().map(Action::Close));
+        slot
+    }
+
     /// The most tokens a sequence may have when nothing else runs: what is
     /// pinned stays beside it.
     pub(super) fn most_tokens(&self) -> usize {

@@ -6,11 +6,12 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::*;
 use crate::backend::{BackendChoice, MemoryUse};
-use crate::model::{Draw, Input, SequenceId, Step, Tokens};
+use crate::model::{Draw, Input, RawKv, SequenceId, Step, Tokens};
 
 mod batching;
 mod calls;
 mod not_numbers;
+mod restart;
 mod seeds;
 
 const GREEDY: Sampling = Sampling {
@@ -182,6 +183,16 @@ impl Model for Gated {
     fn fork(&mut self, sequence: SequenceId, len: usize) -> Result<SequenceId, ModelError> {
         self.inner.fork(sequence, len)
     }
+    fn export(&self, sequence: SequenceId, layer: usize, len: usize) -> Result<RawKv, ModelError> {
+        self.inner.export(sequence, layer, len)
+    }
+    fn import(
+        &mut self,
+        len: usize,
+        layers: &mut dyn Iterator<Item = RawKv>,
+    ) -> Result<SequenceId, ModelError> {
+        self.inner.import(len, layers)
+    }
     fn close(&mut self, sequence: SequenceId) {
         self.inner.close(sequence);
     }
@@ -251,6 +262,16 @@ impl Model for Broken {
     }
     fn fork(&mut self, sequence: SequenceId, len: usize) -> Result<SequenceId, ModelError> {
         self.inner.fork(sequence, len)
+    }
+    fn export(&self, sequence: SequenceId, layer: usize, len: usize) -> Result<RawKv, ModelError> {
+        self.inner.export(sequence, layer, len)
+    }
+    fn import(
+        &mut self,
+        len: usize,
+        layers: &mut dyn Iterator<Item = RawKv>,
+    ) -> Result<SequenceId, ModelError> {
+        self.inner.import(len, layers)
     }
     fn close(&mut self, _: SequenceId) {}
     fn memory(&self) -> Option<MemoryUse> {

@@ -2,6 +2,8 @@
 //! the plan out on the model and hands the tokens to whoever waits. Before
 //! each step it looks whether anybody still wants the result.
 
+mod preamble;
+
 use std::collections::BTreeMap;
 use std::sync::mpsc;
 use std::time::Instant;
@@ -10,6 +12,7 @@ use tokio::sync::mpsc::UnboundedSender;
 use tracing::{Span, debug, info, warn};
 
 use super::generation::Generation;
+use super::preamble_store::PreambleStore;
 use super::scheduler::{
     Action, Arrival, Limits, Origin, Part, Prefill, Refused, RequestId, Scheduler, Slot,
 };
@@ -37,6 +40,8 @@ pub(super) struct Worker<'a> {
     sequences: BTreeMap<Slot, SequenceId>,
     /// For the tokens that are drawn again, one request's after the other's.
     sampler: Sampler,
+    /// Where the pinned sequence is kept over a restart, if anywhere.
+    preambles: Option<PreambleStore>,
     model: Box<dyn Model>,
 }
 
@@ -81,19 +86,17 @@ impl<'a> Worker<'a> {
             next_request: 0,
             sequences: BTreeMap::new(),
             sampler: Sampler::default(),
+            preambles: settings
+                .preambles
+                .as_ref()
+                .and_then(|folder| PreambleStore::open(folder, model.info().kv)),
             model,
         }
     }
 
     /// Works until every engine handle is dropped and every request done.
     pub(super) fn run(mut self, queue: &mpsc::Receiver<Job>) {
-        loop {
-            if self.generations.is_empty() {
-                match queue.recv() {
-                    Ok(job) => self.arrive(job),
-                    Err(mpsc::RecvError) => return,
-                }
-            }
+        while self.wait_for_work(queue) {
             self.arrivals(queue);
             self.drop_unwanted();
             let plan = self.scheduler.plan();
@@ -105,6 +108,7 @@ impl<'a> Worker<'a> {
             }
             self.step(plan.parts, queue);
         }
+        self.finish_storing();
     }
 
     /// Takes on whoever has come. Whether somebody has.
@@ -128,6 +132,9 @@ impl<'a> Worker<'a> {
         let id = self.next_request;
         self.next_request += 1;
         self.generations.insert(id, generation);
+        if pin {
+            self.restore(&prompt);
+        }
         // An answer ends where the context does, or the memory.
         let room = self.context_length.min(self.scheduler.most_tokens());
         self.scheduler.submit(Arrival {
@@ -203,6 +210,9 @@ impl<'a> Worker<'a> {
             }
             Action::Close(slot) => {
                 if let Some(sequence) = self.sequences.remove(&slot) {
+                    if let Some(store) = &mut self.preambles {
+                        store.closing(sequence);
+                    }
                     self.model.close(sequence);
                 }
             }
@@ -340,6 +350,7 @@ impl<'a> Worker<'a> {
             return;
         }
         self.scheduler.end(id);
+        self.store_pinned();
         if let Some(generation) = self.generations.remove(&id) {
             match (taken, reason) {
                 (Err(error), _) => generation.fail(error),

@@ -12,8 +12,8 @@ use super::files::ModelFiles;
 use super::layer::{Layer, Loader};
 use super::rope::inverse_frequencies;
 use super::weights::Weights;
-use super::{Input, Logits, Model, ModelError, ModelInfo, SequenceId, Step, Tokens};
-use crate::backend::{Backend, Draw, MemoryUse, Span, TokenSource};
+use super::{Input, KvLayout, Logits, Model, ModelError, ModelInfo, SequenceId, Step, Tokens};
+use crate::backend::{Backend, Draw, MemoryUse, RawKv, RawTensor, Span, TokenSource};
 use crate::progress::Progress;
 
 /// A model on a backend, with the sequences it is working on.
@@ -266,6 +266,49 @@ impl<B: Backend> Model for Decoder<B> {
         Ok(self.begin(len, kv))
     }
 
+    fn export(&self, sequence: SequenceId, layer: usize, len: usize) -> Result<RawKv, ModelError> {
+        let refused = |reason: String| Err(ModelError::Input(reason));
+        let Some(found) = self.sequences.get(&sequence) else {
+            return refused(format!("there is no sequence {}", sequence.0));
+        };
+        if len == 0 || len > found.len {
+            return refused(format!(
+                "sequence {} has {} tokens, not {len}",
+                sequence.0, found.len
+            ));
+        }
+        match found.kv.get(layer) {
+            Some(kv) => Ok(self.backend.read_kv(kv, len)?),
+            None => refused(format!("the model has no layer {layer}")),
+        }
+    }
+
+    fn import(
+        &mut self,
+        len: usize,
+        layers: &mut dyn Iterator<Item = RawKv>,
+    ) -> Result<SequenceId, ModelError> {
+        let (kv_heads, head_dim) = (self.config.kv_heads, self.config.head_dim);
+        let mut imported = Vec::with_capacity(self.layers.len());
+        for layer in 0..self.layers.len() {
+            let refused = |what: &str| {
+                let reason = format!("the keys and values of layer {layer} {what}");
+                Err(ModelError::Input(reason))
+            };
+            let Some(raw) = layers.next() else {
+                return refused("are missing");
+            };
+            let fits = |raw: &RawTensor| raw.shape == [len, kv_heads, head_dim];
+            if len == 0 || !fits(&raw.keys) || !fits(&raw.values) {
+                return refused("are of another shape");
+            }
+            let mut kv = self.backend.kv(kv_heads, head_dim)?;
+            self.backend.write_kv(&mut kv, &raw)?;
+            imported.push(kv);
+        }
+        Ok(self.begin(len, imported))
+    }
+
     fn close(&mut self, sequence: SequenceId) {
         self.sequences.remove(&sequence);
     }
@@ -357,17 +400,21 @@ fn info<B: Backend>(backend: &B, config: &DecoderConfig, activation: &B::Tensor)
         .sum();
     let tables = if config.tied_embeddings { 1 } else { 2 };
     let parameters = layers + tables * config.vocabulary_size * hidden + hidden;
+    let kv = KvLayout {
+        backend: B::NAME,
+        layers: config.layers.len(),
+        kv_heads: config.kv_heads,
+        head_dim: config.head_dim,
+        dtype: backend.element_type(activation),
+    };
     ModelInfo {
         family: config.family.clone(),
         backend: backend.describe(),
         parameters: parameters as u64,
         vocabulary_size: config.vocabulary_size,
         context_length: config.context_length,
-        kv_bytes_per_token: 2
-            * config.layers.len()
-            * config.kv_heads
-            * config.head_dim
-            * backend.element_size(activation),
+        kv_bytes_per_token: kv.bytes_per_token(),
+        kv,
         overlaps: B::OVERLAPS,
     }
 }

@@ -4,15 +4,17 @@
 mod config;
 mod decoder;
 mod files;
+mod fingerprint;
 mod layer;
 mod quantization;
 mod rope;
 mod tokenizer;
 mod weights;
 
-pub use crate::backend::{Draw, Sampler};
+pub use crate::backend::{Draw, Dtype, RawKv, RawTensor, Sampler};
 pub use config::{ConfigError, DecoderConfig, end_of_sequence_ids};
 pub use files::{FilesError, ModelFiles};
+pub use fingerprint::Fingerprint;
 pub use tokenizer::{Tokenizer, TokenizerError};
 
 use crate::backend::{self, Backend, BackendChoice, BackendError, MemoryUse, WithBackend};
@@ -37,6 +39,28 @@ pub trait Model {
     /// If there is no such sequence, it has fewer tokens, or the backend
     /// cannot give the copy room.
     fn fork(&mut self, sequence: SequenceId, len: usize) -> Result<SequenceId, ModelError>;
+
+    /// A copy of the first `len` tokens' KV cache of a sequence, that of one
+    /// layer. `len` is at least 1.
+    ///
+    /// # Errors
+    /// If there is no such sequence or layer, the sequence has fewer tokens, or
+    /// the backend cannot read them.
+    fn export(&self, sequence: SequenceId, layer: usize, len: usize) -> Result<RawKv, ModelError>;
+
+    /// Begins a sequence with a KV cache of `len` tokens that [`Self::export`]
+    /// gave of each layer in turn. Takes one after the other, so that they need
+    /// not all be in memory beside the sequence. No token was drawn for it.
+    ///
+    /// # Errors
+    /// If there are not as many as the model has layers, one is of another
+    /// shape than the model's or of a type the backend does not keep, or there
+    /// is no room for them.
+    fn import(
+        &mut self,
+        len: usize,
+        layers: &mut dyn Iterator<Item = RawKv>,
+    ) -> Result<SequenceId, ModelError>;
 
     /// Ends a sequence and frees its KV cache. An unknown one is ignored.
     fn close(&mut self, sequence: SequenceId);
@@ -152,8 +176,33 @@ pub struct ModelInfo {
     pub context_length: usize,
     /// Bytes of KV cache a token takes.
     pub kv_bytes_per_token: usize,
+    /// What the KV cache is made of.
+    pub kv: KvLayout,
     /// Whether steps are evaluated in the background.
     pub overlaps: bool,
+}
+
+/// What a KV cache is made of: where two are the same, one model's can be gone
+/// on with on the other, if it is of the same weights.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct KvLayout {
+    /// The tensor library's name.
+    pub backend: &'static str,
+    /// How many layers there are.
+    pub layers: usize,
+    /// Heads of keys and values in each.
+    pub kv_heads: usize,
+    /// Width of a head.
+    pub head_dim: usize,
+    /// Type of the elements.
+    pub dtype: Dtype,
+}
+
+impl KvLayout {
+    /// Bytes a token takes.
+    pub fn bytes_per_token(&self) -> usize {
+        2 * self.layers * self.kv_heads * self.head_dim * self.dtype.size()
+    }
 }
 
 /// A model that does not load or fails at work.

@@ -15,6 +15,7 @@ use super::*;
 
 mod golden;
 mod not_numbers;
+mod restored;
 
 /// What mlx-lm computes, written by `tests/support/golden_demo.py`.
 fn golden() -> Vec<Value> {

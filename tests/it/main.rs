@@ -26,6 +26,8 @@ mod log;
 // The model on MLX, where it is compiled in.
 #[cfg(feature = "mlx")]
 mod mlx;
+// What survives a restart.
+mod preamble;
 // Prompts that the bundled model answers with the bundled tools.
 mod prompts;
 // MCP servers written by others.

@@ -26,3 +26,8 @@ fn mlx_is_what_auto_takes_where_it_is_there() {
     let log = program.stop().log();
     assert!(log.contains("backend=\"MLX on the "), "{log}");
 }
+
+#[test]
+fn the_preamble_survives_a_restart_on_mlx() {
+    crate::preamble::survives(Setup::with_tools().set("backend", "mlx"));
+}

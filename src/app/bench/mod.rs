@@ -27,12 +27,15 @@ pub(super) async fn run(config: &Path, options: cli::Bench) -> Result<(), Failur
             backend: BackendChoice::Auto,
             context_length: None,
             prefix_cache_bytes: None,
+            prefix_cache_dir: None,
         },
         None => load_config(config).await?.model,
     };
     if let Some(backend) = options.backend {
         choice.backend = backend;
     }
+    // Nothing is to be there already.
+    choice.prefix_cache_dir = None;
     let files = model_files(&choice).await?;
     // Nothing ends a turn: every request generates as much as it is asked to.
     let (engine, thread, model) =

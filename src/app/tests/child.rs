@@ -16,7 +16,7 @@ use tempfile::TempDir;
 use crate::app::{serve, to_end};
 use crate::backend::{BackendChoice, MemoryUse};
 use crate::model::{
-    self, Input, Model, ModelError, ModelFiles, ModelInfo, SequenceId, Step, Tokens,
+    self, Input, Model, ModelError, ModelFiles, ModelInfo, RawKv, SequenceId, Step, Tokens,
 };
 use crate::progress::Progress;
 
@@ -62,6 +62,16 @@ impl Model for Told {
     fn fork(&mut self, sequence: SequenceId, len: usize) -> Result<SequenceId, ModelError> {
         self.inner.fork(sequence, len)
     }
+    fn export(&self, sequence: SequenceId, layer: usize, len: usize) -> Result<RawKv, ModelError> {
+        self.inner.export(sequence, layer, len)
+    }
+    fn import(
+        &mut self,
+        len: usize,
+        layers: &mut dyn Iterator<Item = RawKv>,
+    ) -> Result<SequenceId, ModelError> {
+        self.inner.import(len, layers)
+    }
     fn close(&mut self, sequence: SequenceId) {
         self.inner.close(sequence);
     }
@@ -77,7 +87,11 @@ impl Model for Told {
             };
             step.push_str(&format!(" {tokens}"));
         }
-        println!("\n{step}");
+        // To the test that started this process.
+        #[allow(clippy::print_stdout)]
+        {
+            println!("\n{step}");
+        }
         let mut told = String::new();
         // At the end of stdin everything goes its way.
         std::io::stdin().read_line(&mut told).unwrap();

@@ -13,10 +13,11 @@ use std::cell::RefCell;
 
 use candle_core::{CpuStorage, DType, Device, Storage, Tensor};
 use candle_nn::ops;
+use half::{bf16, f16};
 
 use super::{
     AttentionSettings, Backend, BackendError, Draw, Dtype, ExpertWeights, MatrixWeights, MemoryUse,
-    RawTensor, Span, TokenSource,
+    RawKv, RawTensor, Span, TokenSource,
 };
 use attention::Kv;
 use experts::Experts;
@@ -105,6 +106,27 @@ fn dense(raw: &RawTensor, device: &Device) -> candle_core::Result<Tensor> {
     Tensor::from_raw_buffer(&raw.bytes, dtype, &raw.shape, device)
 }
 
+/// What [`dense`] makes the same tensor of.
+fn stored(tensor: &Tensor) -> candle_core::Result<RawTensor> {
+    fn bytes<T: candle_core::WithDType + bytemuck::Pod>(
+        tensor: &Tensor,
+    ) -> candle_core::Result<Vec<u8>> {
+        let elements = tensor.flatten_all()?.to_vec1::<T>()?;
+        Ok(bytemuck::cast_slice(&elements).to_vec())
+    }
+    let (dtype, bytes) = match tensor.dtype() {
+        DType::F32 => (Dtype::F32, bytes::<f32>(tensor)?),
+        DType::F16 => (Dtype::F16, bytes::<f16>(tensor)?),
+        DType::BF16 => (Dtype::Bf16, bytes::<bf16>(tensor)?),
+        other => candle_core::bail!("elements of type {other:?} are not stored"),
+    };
+    Ok(RawTensor {
+        dtype,
+        shape: tensor.dims().to_vec(),
+        bytes: bytes.into(),
+    })
+}
+
 impl Backend for Candle {
     type Tensor = Tensor;
     type Matrix = Matrix;
@@ -112,6 +134,8 @@ impl Backend for Candle {
     type Tokens = Vec<u32>;
     type Rotation = Rotation;
     type Kv = Kv;
+
+    const NAME: &'static str = "candle";
 
     /// On a GPU operations do run in the background, but tokens are drawn on
     /// the CPU, so that no step can begin before the one before it is over.
@@ -138,8 +162,13 @@ impl Backend for Candle {
         None
     }
 
-    fn element_size(&self, x: &Tensor) -> usize {
-        x.dtype().size_in_bytes()
+    fn element_type(&self, x: &Tensor) -> Dtype {
+        match x.dtype() {
+            DType::F16 => Dtype::F16,
+            DType::BF16 => Dtype::Bf16,
+            // No activation is of another type.
+            _ => Dtype::F32,
+        }
     }
 
     fn parameter(&self, raw: &RawTensor) -> Result<Tensor, BackendError> {
@@ -226,6 +255,29 @@ impl Backend for Candle {
 
     fn fork_kv(&self, kv: &Kv, len: usize) -> Result<Kv, BackendError> {
         kv.fork(len).map_err(failed("fork_kv"))
+    }
+
+    fn read_kv(&self, kv: &Kv, len: usize) -> Result<RawKv, BackendError> {
+        let read = || {
+            let (keys, values) = kv.export(len)?;
+            Ok(RawKv {
+                keys: stored(&keys)?,
+                values: stored(&values)?,
+            })
+        };
+        read().map_err(failed("read_kv"))
+    }
+
+    fn write_kv(&self, kv: &mut Kv, raw: &RawKv) -> Result<(), BackendError> {
+        let tensor = |raw: &RawTensor| {
+            let tensor = dense(raw, &self.device)?;
+            if tensor.dtype() != self.dtype {
+                candle_core::bail!("{:?} where {:?} is kept", tensor.dtype(), self.dtype);
+            }
+            Ok(tensor)
+        };
+        let mut write = || kv.import(&tensor(&raw.keys)?, &tensor(&raw.values)?);
+        write().map_err(failed("write_kv"))
     }
 
     fn attention(

@@ -5,6 +5,9 @@
 //! product is summed in one order, however many tokens and rows there are: a
 //! token's products do not depend on the others of its step.
 
+// Tiles of several arrays are walked by their indices.
+#![allow(clippy::needless_range_loop)]
+
 mod four_bits;
 
 use candle_core::{Device, Result, Tensor};

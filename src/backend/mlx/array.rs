@@ -2,7 +2,7 @@
 
 use bytemuck::Pod;
 use half::{bf16, f16};
-use mlx_rs::Array;
+use mlx_rs::{Array, ArrayElement};
 
 use super::memory::Memory;
 use crate::backend::{BackendError, Dtype, RawTensor};
@@ -54,6 +54,42 @@ pub(super) fn from_raw(raw: &RawTensor, memory: &Memory) -> Result<Array, Backen
         });
     }
     Ok(array)
+}
+
+/// What [`from_raw`] makes the same array of. The array is evaluated and
+/// row-major.
+pub(super) fn to_raw(array: &Array, op: &'static str) -> Result<RawTensor, BackendError> {
+    fn bytes<T: ArrayElement + Pod>(
+        array: &Array,
+        op: &'static str,
+    ) -> Result<Vec<u8>, BackendError> {
+        let elements = array.to_vec_exact::<T>().map_err(|error| BackendError {
+            op,
+            reason: error.to_string(),
+        })?;
+        Ok(bytemuck::cast_slice(&elements).to_vec())
+    }
+    let dtype = element_type(array);
+    let bytes = match dtype {
+        Dtype::F16 => bytes::<f16>(array, op)?,
+        Dtype::Bf16 => bytes::<bf16>(array, op)?,
+        _ => bytes::<f32>(array, op)?,
+    };
+    Ok(RawTensor {
+        dtype,
+        shape: array.shape().iter().map(|&axis| axis as usize).collect(),
+        bytes: bytes.into(),
+    })
+}
+
+/// The type of an activation's elements.
+pub(super) fn element_type(array: &Array) -> Dtype {
+    match array.dtype() {
+        mlx_rs::Dtype::Float16 => Dtype::F16,
+        mlx_rs::Dtype::Bfloat16 => Dtype::Bf16,
+        // No activation is of another type.
+        _ => Dtype::F32,
+    }
 }
 
 fn typed<T: Pod>(bytes: &[u8], array: impl FnOnce(&[T]) -> Array) -> Array {

@@ -60,6 +60,47 @@ impl Kv {
         Ok(fork)
     }
 
+    /// The first `len` rows, `[len, kv_heads, head_dim]` each, row-major and
+    /// not evaluated yet.
+    pub(super) fn export(&self, len: i32, memory: &Memory) -> Result<(Array, Array), BackendError> {
+        let Some((keys, values)) = self.buffers.as_ref().filter(|_| len <= self.len) else {
+            return Err(BackendError {
+                op: "read_kv",
+                reason: format!("{len} of {} rows", self.len),
+            });
+        };
+        let elements: usize = [len, self.kv_heads, self.head_dim]
+            .iter()
+            .map(|&axis| axis as usize)
+            .product();
+        let size = keys.item_size() + values.item_size();
+        memory.plan(elements * size, "read_kv")?;
+        let rows = |buffer: &Array| -> Result<Array, Exception> {
+            buffer
+                .try_index((.., ..len, ..))?
+                .swap_axes(0, 1)?
+                .contiguous()
+        };
+        let failed = failed("read_kv");
+        Ok((rows(keys).map_err(&failed)?, rows(values).map_err(&failed)?))
+    }
+
+    /// Appends rows that [`Self::export`] gave; not evaluated yet, the buffers
+    /// are [`Self::arrays`].
+    pub(super) fn import(
+        &mut self,
+        keys: &Array,
+        values: &Array,
+        memory: &Memory,
+    ) -> Result<(), BackendError> {
+        let failed = failed("write_kv");
+        let (keys, values) = (
+            keys.swap_axes(0, 1).map_err(&failed)?,
+            values.swap_axes(0, 1).map_err(&failed)?,
+        );
+        self.append(&keys, &values, memory)
+    }
+
     /// The buffers, if there are any yet.
     pub(super) fn arrays(&self) -> impl Iterator<Item = &Array> {
         self.buffers

@@ -27,10 +27,10 @@ use mlx_rs::transforms::{async_eval, eval};
 use mlx_rs::{Array, Device, DeviceType, fast, ops};
 
 use super::{
-    AttentionSettings, Backend, BackendError, Draw, ExpertWeights, MatrixWeights, MemoryUse,
-    RawTensor, Span, TokenSource,
+    AttentionSettings, Backend, BackendError, Draw, Dtype, ExpertWeights, MatrixWeights, MemoryUse,
+    RawKv, RawTensor, Span, TokenSource,
 };
-use array::{from_raw, length};
+use array::{element_type, from_raw, length, to_raw};
 use attention::Kv;
 use experts::Experts;
 use memory::Memory;
@@ -104,6 +104,7 @@ impl Backend for Mlx {
     type Rotation = Rotation;
     type Kv = Kv;
 
+    const NAME: &'static str = "mlx";
     const OVERLAPS: bool = true;
 
     fn describe(&self) -> String {
@@ -121,8 +122,8 @@ impl Backend for Mlx {
         self.memory.used().ok()
     }
 
-    fn element_size(&self, x: &Array) -> usize {
-        x.item_size()
+    fn element_type(&self, x: &Array) -> Dtype {
+        element_type(x)
     }
 
     fn parameter(&self, raw: &RawTensor) -> Result<Array, BackendError> {
@@ -200,6 +201,30 @@ impl Backend for Mlx {
         self.memory.evaluated();
         started.map_err(failed("fork_kv"))?;
         Ok(fork)
+    }
+
+    fn read_kv(&self, kv: &Kv, len: usize) -> Result<RawKv, BackendError> {
+        let rows = kv.export(length(len, "read_kv")?, &self.memory);
+        let evaluated = rows.and_then(|(keys, values)| {
+            eval([&keys, &values]).map_err(failed("read_kv"))?;
+            Ok((keys, values))
+        });
+        self.memory.evaluated();
+        let (keys, values) = evaluated?;
+        Ok(RawKv {
+            keys: to_raw(&keys, "read_kv")?,
+            values: to_raw(&values, "read_kv")?,
+        })
+    }
+
+    fn write_kv(&self, kv: &mut Kv, raw: &RawKv) -> Result<(), BackendError> {
+        let keys = from_raw(&raw.keys, &self.memory)?;
+        let values = from_raw(&raw.values, &self.memory)?;
+        let appended = kv.import(&keys, &values, &self.memory);
+        // At once, so that what was read is not held on to beside its copy.
+        let written = appended.and_then(|()| eval(kv.arrays()).map_err(failed("write_kv")));
+        self.memory.evaluated();
+        written
     }
 
     fn attention(

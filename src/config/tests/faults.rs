@@ -105,6 +105,14 @@ fn each_fault_names_its_key_and_the_mend() {
             json!({"prefix_cache_bytes": -1}),
             "prefix_cache_bytes: is -1",
         ),
+        (
+            json!({"prefix_cache_dir": ""}),
+            "prefix_cache_dir: is empty",
+        ),
+        (
+            json!({"prefix_cache_dir": "~me/kv"}),
+            "prefix_cache_dir: names another user's home",
+        ),
         (json!({"max_tool_rounds": -1}), "max_tool_rounds: is -1"),
         (json!({"tool_result_limit": 0}), "tool_result_limit: is 0"),
         (

@@ -149,7 +149,7 @@ impl Scheduler {
         true
     }
 
-    fn new_slot(&mut self) -> Slot {
+    pub(super) fn new_slot(&mut self) -> Slot {
         let slot = Slot(self.next_slot);
         self.next_slot += 1;
         slot

@@ -83,6 +83,16 @@ impl World {
         id
     }
 
+    /// A sequence from elsewhere, if it is of use and there is room.
+    fn adopt(&mut self, ids: &[u32]) -> bool {
+        let can = self.scheduler.can_adopt(ids);
+        if can {
+            let slot = self.scheduler.adopt(ids.to_vec());
+            assert!(self.sequences.insert(slot, ids.to_vec()).is_none());
+        }
+        can
+    }
+
     /// Plans, checks the plan and carries it out; what it drew is not said.
     fn plan(&mut self) -> Vec<Part> {
         self.round += 1;
@@ -297,6 +307,7 @@ fn random_limits(dice: &mut StdRng) -> Limits {
 #[test]
 fn it_keeps_its_word_for_100000_random_rounds() {
     let (mut cached, mut finished, mut refused, mut ahead) = (0, 0, 0, 0);
+    let mut adopted = 0;
     for seed in 0..50 {
         let dice = &mut StdRng::seed_from_u64(seed);
         let mut world = World::new(random_limits(dice));
@@ -308,6 +319,10 @@ fn it_keeps_its_word_for_100000_random_rounds() {
                 let prompt = random_prompt(dice, &said);
                 let max_tokens = dice.random_range(1..8);
                 world.submit(&prompt, max_tokens, dice.random_bool(0.05));
+            }
+            if dice.random_bool(0.1) {
+                let ids = random_prompt(dice, &said);
+                adopted += usize::from(world.adopt(&ids));
             }
             let cancelled = world.asked.keys().find(|_| dice.random_bool(0.01)).copied();
             cancelled.into_iter().for_each(|id| world.end(id));
@@ -347,6 +362,7 @@ fn it_keeps_its_word_for_100000_random_rounds() {
     assert!(finished > 20_000, "{finished} requests finished");
     assert!(refused > 50, "{refused} requests were refused");
     assert!(ahead > 1_000, "{ahead} steps ran ahead");
+    assert!(adopted > 500, "{adopted} sequences were adopted");
 }
 
 impl World {

@@ -99,6 +99,16 @@ impl Model for Stepped {
     fn fork(&mut self, sequence: SequenceId, len: usize) -> Result<SequenceId, ModelError> {
         self.inner.fork(sequence, len)
     }
+    fn export(&self, sequence: SequenceId, layer: usize, len: usize) -> Result<RawKv, ModelError> {
+        self.inner.export(sequence, layer, len)
+    }
+    fn import(
+        &mut self,
+        len: usize,
+        layers: &mut dyn Iterator<Item = RawKv>,
+    ) -> Result<SequenceId, ModelError> {
+        self.inner.import(len, layers)
+    }
     fn close(&mut self, sequence: SequenceId) {
         self.inner.close(sequence);
     }

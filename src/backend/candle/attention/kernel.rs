@@ -4,6 +4,9 @@
 //!
 //! Knows nothing of sequences or of who shares a page.
 
+// Tiles of several arrays are walked by their indices.
+#![allow(clippy::needless_range_loop)]
+
 use std::ops::Range;
 
 use pulp::{Arch, Simd, WithSimd};

@@ -27,6 +27,22 @@ impl Kv {
         }
     }
 
+    /// The first `len` rows, `[len, kv_heads, head_dim]` each.
+    pub(super) fn export(&self, len: usize) -> Result<(Tensor, Tensor)> {
+        match self {
+            Self::Paged(kv) => kv.export(len),
+            Self::Plain(kv) => kv.export(len),
+        }
+    }
+
+    /// Appends rows that [`Self::export`] gave.
+    pub(super) fn import(&mut self, keys: &Tensor, values: &Tensor) -> Result<()> {
+        match self {
+            Self::Paged(kv) => kv.import(keys, values),
+            Self::Plain(kv) => kv.import(keys, values),
+        }
+    }
+
     /// The first `len` rows, which live on by themselves.
     pub(super) fn fork(&self, len: usize) -> Result<Self> {
         Ok(match self {

@@ -8,7 +8,7 @@
 
 use std::sync::Arc;
 
-use candle_core::{Result, Tensor};
+use candle_core::{Device, Result, Tensor};
 use pulp::Arch;
 use rayon::prelude::*;
 
@@ -54,6 +54,44 @@ impl PagedKv {
             pages: self.pages[..len.div_ceil(PAGE)].to_vec(),
             ..*self
         }
+    }
+
+    /// The first `len` rows, `[len, kv_heads, head_dim]` each.
+    pub(super) fn export(&self, len: usize) -> Result<(Tensor, Tensor)> {
+        if len > self.len {
+            candle_core::bail!("{len} of {} rows", self.len);
+        }
+        let (head_dim, padded) = (self.head_dim, padded(self.head_dim));
+        let count = len * self.kv_heads * head_dim;
+        let mut keys: Vec<f32> = Vec::with_capacity(count);
+        let mut values: Vec<f32> = Vec::with_capacity(count);
+        for position in 0..len {
+            let (page, place) = (&self.pages[position / PAGE], position % PAGE);
+            for head in 0..self.kv_heads {
+                let (head_keys, head_values) = self.head(page, head);
+                keys.extend(head_keys.iter().skip(place).step_by(PAGE));
+                values.extend_from_slice(&head_values[place * padded..][..head_dim]);
+            }
+        }
+        let shape = (len, self.kv_heads, head_dim);
+        Ok((
+            Tensor::from_vec(keys, shape, &Device::Cpu)?,
+            Tensor::from_vec(values, shape, &Device::Cpu)?,
+        ))
+    }
+
+    /// Appends rows that [`Self::export`] gave.
+    pub(super) fn import(&mut self, keys: &Tensor, values: &Tensor) -> Result<()> {
+        let (_, kv_heads, head_dim) = keys.dims3()?;
+        if keys.dims() != values.dims() || (kv_heads, head_dim) != (self.kv_heads, self.head_dim) {
+            candle_core::bail!("keys {:?} and values {:?}", keys.dims(), values.dims());
+        }
+        with_elements(keys, |keys| {
+            with_elements(values, |values| {
+                self.append(keys, values);
+                Ok(())
+            })
+        })
     }
 
     /// Elements of a head's keys, and of its keys and values, in a page.

@@ -45,6 +45,19 @@ impl PlainKv {
         Ok(fork)
     }
 
+    /// The first `len` rows, `[len, kv_heads, head_dim]` each.
+    pub(super) fn export(&self, len: usize) -> Result<(Tensor, Tensor)> {
+        let Some((keys, values)) = self.buffers.as_ref().filter(|_| len <= self.len) else {
+            candle_core::bail!("{len} of {} rows", self.len);
+        };
+        Ok((keys.narrow(0, 0, len)?, values.narrow(0, 0, len)?))
+    }
+
+    /// Appends rows that [`Self::export`] gave.
+    pub(super) fn import(&mut self, keys: &Tensor, values: &Tensor) -> Result<()> {
+        self.append(keys, values).map(drop)
+    }
+
     /// Appends rows and returns all keys and values so far,
     /// `[len, kv_heads, head_dim]` each.
     fn append(&mut self, k: &Tensor, v: &Tensor) -> Result<(Tensor, Tensor)> {

@@ -1,6 +1,9 @@
 //! Rows of 4-bit weights, unpacked by words: eight weights of as many words as
 //! a vector has lanes take eight shifts and no shuffling.
 
+// Tiles of several arrays are walked by their indices.
+#![allow(clippy::needless_range_loop)]
+
 use pulp::{Simd, WithSimd};
 
 use super::TILE_ROWS;

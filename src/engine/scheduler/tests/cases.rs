@@ -232,3 +232,56 @@ fn nobody_goes_on_from_a_spoilt_sequence() {
     world.finish();
     assert_eq!(world.cached, 0);
 }
+
+#[test]
+fn what_is_adopted_is_taken_over_by_the_prompt_it_is_of() {
+    // Room for the prompt and its answer and no more: nothing is copied.
+    let mut world = World::new(Limits {
+        kv_tokens: 51,
+        cache_tokens: 50,
+        ..LIMITS
+    });
+    let text = prompt(50, &[]);
+    assert!(world.adopt(&text[..49]));
+    assert!(!world.adopt(&text[..49]), "it is there already");
+    assert!(!world.adopt(&text[..20]), "more is there already");
+    assert_eq!(world.scheduler.pinned(), None);
+    world.submit(&text, 1, true);
+    world.finish();
+    assert_eq!((world.cached, world.prefilled), (49, 1));
+    assert_eq!(world.sequences.len(), 1);
+    let (slot, ids) = world.scheduler.pinned().unwrap();
+    assert_eq!((ids, &world.sequences[&slot]), (&text[..], &text));
+}
+
+#[test]
+fn nothing_is_adopted_that_there_is_no_room_for() {
+    let mut world = World::new(Limits {
+        kv_tokens: 100,
+        cache_tokens: 60,
+        ..LIMITS
+    });
+    assert!(!world.adopt(&[]));
+    assert!(!world.adopt(&prompt(61, &[])), "the cache is smaller");
+    world.submit(&prompt(40, &[1]), 10, false);
+    let parts = world.plan();
+    assert!(!world.adopt(&[7; 50]), "the memory is in use");
+    assert!(world.adopt(&[7; 10]));
+    world.draw(&parts, || GO_ON, END);
+    world.finish();
+    // The other's 50 tokens are parked beside the 10.
+    assert!(!world.adopt(&[8; 5]), "the cache is in use");
+    assert_eq!(world.scheduler.room().parked, 60);
+}
+
+#[test]
+fn what_makes_way_for_an_adopted_sequence_takes_its_room_until_it_is_closed() {
+    let mut world = World::new(LIMITS);
+    assert!(world.adopt(&[7; 10]));
+    assert!(world.adopt(&[7; 12]), "its prefix makes way");
+    assert_eq!(world.sequences.len(), 2);
+    assert!(!world.adopt(&[8; 5]));
+    world.plan();
+    assert_eq!(world.sequences.values().collect::<Vec<_>>(), [&[7; 12]]);
+    assert!(world.adopt(&[8; 5]));
+}
