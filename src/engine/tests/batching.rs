@@ -11,8 +11,12 @@ use crate::engine::detokenizer::Detokenizer;
 const SYSTEM: &str = "<|im_start|>system\nYou are a helpful assistant. You can call tools. \
     Today is a day like any other, and the weather is not known.<|im_end|>\n";
 
+fn load_on(backend: BackendChoice) -> Result<Box<dyn Model>, ModelError> {
+    crate::model::load(&crate::demo::files(), backend, &())
+}
+
 fn load_candle() -> Result<Box<dyn Model>, ModelError> {
-    crate::model::load(&crate::demo::files(), BackendChoice::Candle, &())
+    load_on(BackendChoice::Candle)
 }
 
 async fn on_candle(settings: Settings) -> (Engine, EngineThread) {
@@ -131,10 +135,18 @@ pub(super) struct Steps {
 }
 
 pub(super) async fn stepped(settings: Settings, overlaps: bool) -> (Engine, EngineThread, Steps) {
+    stepped_on(BackendChoice::Candle, settings, overlaps).await
+}
+
+async fn stepped_on(
+    backend: BackendChoice,
+    settings: Settings,
+    overlaps: bool,
+) -> (Engine, EngineThread, Steps) {
     let (said, about_to) = events::unbounded_channel();
     let (leave, wait) = mpsc::channel();
     let load = move || {
-        let inner = load_candle()?;
+        let inner = load_on(backend)?;
         let info = ModelInfo {
             overlaps,
             ..inner.info().clone()
@@ -155,31 +167,31 @@ const MOST: usize = 12;
 
 /// Prompts that share prefixes, are prefixes of one another, go on where an
 /// answer ended, or have nothing in common with the others, each with what
-/// comes after it alone.
-fn pool() -> Vec<(Vec<u32>, Vec<u32>)> {
-    let mut model = load_candle().unwrap();
+/// comes after it alone. `long` makes the longest of them.
+fn pool(backend: BackendChoice, system: &str, long: usize) -> Vec<(Vec<u32>, Vec<u32>)> {
+    let mut model = load_on(backend).unwrap();
     let mut pool = Vec::new();
     let mut add = |prompt: Vec<u32>| {
         let tokens = alone(&mut *model, &prompt, MOST);
         pool.push((prompt, tokens.clone()));
         tokens
     };
-    let hello = encode(&format!("{SYSTEM}{}", user("hello there")));
+    let hello = encode(&format!("{system}{}", user("hello there")));
     let answer = add(hello.clone());
     add(hello[..hello.len() - 3].to_vec());
     add(hello[..10].to_vec());
     add(hello[..1].to_vec());
     let went_on = [&hello, &answer, &encode(&user("and what time is it?"))[..]].concat();
     add(went_on);
-    add(encode(&format!("{SYSTEM}{}", user("what is 2 + 2?"))));
+    add(encode(&format!("{system}{}", user("what is 2 + 2?"))));
     add(encode(&format!(
-        "{SYSTEM}{}",
+        "{system}{}",
         user("what is 2 + 3, please?")
     )));
     add(encode(&user("hello there")));
     add(encode(&format!(
         "{}{}",
-        "a b c d ".repeat(80),
+        "a b c d ".repeat(long),
         user("hello")
     )));
     pool
@@ -187,8 +199,25 @@ fn pool() -> Vec<(Vec<u32>, Vec<u32>)> {
 
 #[tokio::test]
 async fn in_any_company_a_request_gets_what_it_gets_alone() {
-    let pool = pool();
-    let token = load_candle().unwrap().info().kv_bytes_per_token;
+    for &backend in BackendChoice::BUILT_IN {
+        // MLX's CPU build, a reference to test with, takes its time.
+        let (requests, system, long) = match backend {
+            BackendChoice::Mlx => (4, "<|im_start|>system\nBe helpful.<|im_end|>\n", 35),
+            _ => (20, SYSTEM, 80),
+        };
+        sixteen_interleavings(backend, requests, &pool(backend, system, long)).await;
+    }
+}
+
+/// Each of `requests` requests. The tokens are the same even on MLX: what its
+/// products with other numbers of rows round differently is too little to make
+/// another token the most likely.
+async fn sixteen_interleavings(
+    backend: BackendChoice,
+    requests: usize,
+    pool: &[(Vec<u32>, Vec<u32>)],
+) {
+    let token = load_on(backend).unwrap().info().kv_bytes_per_token;
     let (mut finished, mut cached, mut cancelled) = (0, 0, 0);
     for seed in 0..16 {
         let dice = &mut StdRng::seed_from_u64(seed);
@@ -198,10 +227,11 @@ async fn in_any_company_a_request_gets_what_it_gets_alone() {
             prefix_cache_bytes: [1 << 30, 400 * token, 0, 150 * token][seed as usize % 4],
             ..settings(None)
         };
-        let (engine, _thread, mut steps) = stepped(settings, seed / 2 % 2 == 1).await;
+        let overlaps = seed / 2 % 2 == 1;
+        let (engine, _thread, mut steps) = stepped_on(backend, settings, overlaps).await;
         let mut running: JoinSet<(usize, usize, (String, Event))> = JoinSet::new();
         let mut handles: Vec<AbortHandle> = Vec::new();
-        let mut to_come = 20;
+        let mut to_come = requests;
         while to_come > 0 || !running.is_empty() {
             if to_come > 0 && (running.is_empty() || dice.random_bool(0.4)) {
                 to_come -= 1;
@@ -228,7 +258,8 @@ async fn in_any_company_a_request_gets_what_it_gets_alone() {
                     let (reason, usage) = usage(&last);
                     let got = (text, reason, usage.generated_tokens);
                     let (prompt, tokens) = &pool[which];
-                    assert_eq!(got, expected(tokens, max_tokens), "seed {seed}, prompt {which}");
+                    let what = format!("{backend:?}, seed {seed}, prompt {which}");
+                    assert_eq!(got, expected(tokens, max_tokens), "{what}");
                     assert_eq!(usage.prompt_tokens, prompt.len());
                     assert_eq!(usage.cached_tokens + usage.prefilled_tokens, prompt.len());
                     assert!(usage.prefilled_tokens > 0);
@@ -238,9 +269,9 @@ async fn in_any_company_a_request_gets_what_it_gets_alone() {
             }
         }
     }
-    assert_eq!(finished + cancelled, 16 * 20);
-    assert!(cancelled > 10, "{cancelled} were cancelled");
-    assert!(cached > 2_000, "{cached} tokens were cached");
+    assert_eq!(finished + cancelled, 16 * requests);
+    assert!(cancelled > requests / 2, "{cancelled} were cancelled");
+    assert!(cached > 50 * requests, "{cached} tokens were cached");
 }
 
 #[tokio::test]
