@@ -87,11 +87,7 @@ impl Model for Told {
             };
             step.push_str(&format!(" {tokens}"));
         }
-        // To the test that started this process.
-        #[allow(clippy::print_stdout)]
-        {
-            println!("\n{step}");
-        }
+        writeln!(std::io::stdout(), "\n{step}").unwrap();
         let mut told = String::new();
         // At the end of stdin everything goes its way.
         std::io::stdin().read_line(&mut told).unwrap();
