@@ -9,14 +9,16 @@
 //! is to be computed, [`Backend::start`] sets the computation off, and the
 //! `read` operations wait for it.
 
+mod activation;
 pub mod candle;
 #[cfg(any(feature = "mlx", all(target_os = "macos", target_arch = "aarch64")))]
 pub mod mlx;
 mod sampler;
 mod weights;
 
+pub use activation::Activation;
 pub use sampler::{Draw, Sampler};
-pub use weights::{Dtype, ExpertWeights, MatrixWeights, RawKv, RawTensor};
+pub use weights::{Dtype, ExpertBiases, ExpertWeights, MatrixWeights, RawKv, RawTensor};
 
 /// The backend a configuration asks for.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -145,6 +147,9 @@ pub struct Span<'a, K> {
 pub struct AttentionSettings<'a, T> {
     /// Scores are multiplied by it.
     pub scale: f32,
+    /// Scores `s` then become `cap * tanh(s / cap)` (Gemma 2,
+    /// <https://arxiv.org/abs/2408.00118>).
+    pub softcap: Option<f32>,
     /// How many positions a row sees at most, its own and those right before
     /// it; `None` is all. Never 0.
     pub window: Option<usize>,
@@ -250,13 +255,19 @@ pub trait Backend: 'static {
     fn split_heads(&self, x: &Self::Tensor, heads: usize) -> Result<Self::Tensor, BackendError>;
 
     /// The angles of tokens at `positions` (one a row of the batch) for the
-    /// inverse frequencies `inv_freq` (half of the rotated dimensions).
-    fn rotation(&self, positions: &[u32], inv_freq: &[f32])
-    -> Result<Self::Rotation, BackendError>;
+    /// inverse frequencies `inv_freq` (half of the rotated dimensions), and
+    /// what the rotated dimensions of each row are multiplied by.
+    fn rotation(
+        &self,
+        positions: &[u32],
+        inv_freq: &[f32],
+        magnitudes: &[f32],
+    ) -> Result<Self::Rotation, BackendError>;
 
-    /// Rotates `[T, heads, head_dim]`, the two halves of the head paired
-    /// (Su et al. 2021, <https://arxiv.org/abs/2104.09864>, in the layout of
-    /// GPT-NeoX).
+    /// Rotates the first dimensions of each head of `[T, heads, head_dim]`,
+    /// as many as the rotation has, their two halves paired (Su et al. 2021,
+    /// <https://arxiv.org/abs/2104.09864>, in the layout of GPT-NeoX). The
+    /// others stay as they are.
     fn rotate(
         &self,
         x: &Self::Tensor,
@@ -297,12 +308,34 @@ pub trait Backend: 'static {
         settings: &AttentionSettings<'_, Self::Tensor>,
     ) -> Result<Self::Tensor, BackendError>;
 
-    /// `a + b`, of one shape.
+    /// `a + b`, of one shape, or `b` a row that is added to every row of `a`.
     fn add(&self, a: &Self::Tensor, b: &Self::Tensor) -> Result<Self::Tensor, BackendError>;
 
-    /// `silu(gate) * up`, of one shape (Shazeer 2020,
+    /// `x + offset`.
+    fn shift(&self, x: &Self::Tensor, offset: f32) -> Result<Self::Tensor, BackendError>;
+
+    /// `x * factor`.
+    fn scale(&self, x: &Self::Tensor, factor: f32) -> Result<Self::Tensor, BackendError>;
+
+    /// `cap * tanh(x / cap)`.
+    fn softcap(&self, x: &Self::Tensor, cap: f32) -> Result<Self::Tensor, BackendError>;
+
+    /// The activation of `gate`, times `up`, of one shape (Shazeer 2020,
     /// <https://arxiv.org/abs/2002.05202>).
-    fn swiglu(&self, gate: &Self::Tensor, up: &Self::Tensor) -> Result<Self::Tensor, BackendError>;
+    fn gated(
+        &self,
+        gate: &Self::Tensor,
+        up: &Self::Tensor,
+        activation: Activation,
+    ) -> Result<Self::Tensor, BackendError>;
+
+    /// `x` `[T, n]` times `sigmoid(gate)`, `gate` of the same shape or
+    /// `[T, 1]`.
+    fn sigmoid_gate(
+        &self,
+        x: &Self::Tensor,
+        gate: &Self::Tensor,
+    ) -> Result<Self::Tensor, BackendError>;
 
     /// Sends each row of `x` `[T, hidden]` through the gated MLPs of its
     /// `top_k` most likely experts and adds up what they say, weighed by

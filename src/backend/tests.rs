@@ -101,6 +101,21 @@ fn silu(x: f64) -> f64 {
     x / (1.0 + (-x).exp())
 }
 
+/// What [`Activation`] says, written once more.
+fn activated(activation: Activation, gate: f64, up: f64) -> f64 {
+    match activation {
+        Activation::Silu => silu(gate) * up,
+        Activation::GeluTanh => {
+            let inner = (2.0 / std::f64::consts::PI).sqrt() * (gate + 0.044715 * gate.powi(3));
+            0.5 * gate * (1.0 + inner.tanh()) * up
+        }
+        Activation::ClampedSilu => {
+            let gate = gate.min(7.0);
+            gate / (1.0 + (-1.702 * gate).exp()) * (up.clamp(-7.0, 7.0) + 1.0)
+        }
+    }
+}
+
 /// `x` `[T, in]` times the transposed `weight` `[out, in]`.
 fn product(x: &[f64], weight: &[f64], columns: usize) -> Vec<f64> {
     x.chunks_exact(columns)
@@ -140,10 +155,49 @@ on_every_backend! {
             let sum: Vec<f64> = pairs().map(|(a, b)| a + b).collect();
             let got = backend.read(&backend.add(&x, &y).unwrap()).unwrap();
             assert_close(&got, &sum, "add");
-            let gated: Vec<f64> = pairs().map(|(a, b)| silu(a) * b).collect();
-            let got = backend.read(&backend.swiglu(&x, &y).unwrap()).unwrap();
-            assert_close(&got, &gated, "swiglu");
+            let row = backend.add(&x, &tensor(backend, &[width], &weight)).unwrap();
+            let cycled = wide(&a).into_iter().zip(wide(&weight).into_iter().cycle());
+            let sum: Vec<f64> = cycled.map(|(a, b)| a + b).collect();
+            assert_close(&backend.read(&row).unwrap(), &sum, "add a row");
+            let shifted: Vec<f64> = wide(&a).iter().map(|a| a + 1.0).collect();
+            let got = backend.read(&backend.shift(&x, 1.0).unwrap()).unwrap();
+            assert_close(&got, &shifted, "shift");
+            let scaled: Vec<f64> = wide(&a).iter().map(|a| a * 0.37f32 as f64).collect();
+            let got = backend.read(&backend.scale(&x, 0.37).unwrap()).unwrap();
+            assert_close(&got, &scaled, "scale");
+            let capped: Vec<f64> = wide(&a).iter().map(|a| 0.7f32 as f64 * (a / 0.7f32 as f64).tanh()).collect();
+            let got = backend.read(&backend.softcap(&x, 0.7).unwrap()).unwrap();
+            assert_close(&got, &capped, "softcap");
         }
+    }
+
+    fn gates_are_what_their_activations_say(backend: &B) {
+        let mut dice = Dice::new(11);
+        let (rows, width) = (3, 64);
+        // Far beyond the limits of the clamped one.
+        let many = |dice: &mut Dice| -> Vec<f32> {
+            dice.floats(rows * width).iter().map(|x| x * 12.0).collect()
+        };
+        let (a, b) = (many(&mut dice), many(&mut dice));
+        let (x, y) = (tensor(backend, &[rows, width], &a), tensor(backend, &[rows, width], &b));
+        for activation in [Activation::Silu, Activation::GeluTanh, Activation::ClampedSilu] {
+            let pairs = wide(&a).into_iter().zip(wide(&b));
+            let gated: Vec<f64> = pairs.map(|(a, b)| activated(activation, a, b)).collect();
+            let got = backend.read(&backend.gated(&x, &y, activation).unwrap()).unwrap();
+            assert_close(&got, &gated, &format!("{activation:?}"));
+        }
+        let sigmoid = |x: f64| 1.0 / (1.0 + (-x).exp());
+        let whole: Vec<f64> = wide(&a).iter().zip(wide(&b)).map(|(a, b)| a * sigmoid(b)).collect();
+        let got = backend.read(&backend.sigmoid_gate(&x, &y).unwrap()).unwrap();
+        assert_close(&got, &whole, "sigmoid_gate");
+        let gates = [-2.0f32, 0.5, 3.0];
+        let by_row: Vec<f64> = wide(&a)
+            .chunks(width)
+            .zip(gates)
+            .flat_map(|(row, gate)| row.iter().map(move |a| a * sigmoid(f64::from(gate))).collect::<Vec<_>>())
+            .collect();
+        let got = backend.sigmoid_gate(&x, &tensor(backend, &[rows, 1], &gates)).unwrap();
+        assert_close(&backend.read(&got).unwrap(), &by_row, "sigmoid_gate by row");
     }
 
     fn rows_are_selected_in_the_order_asked_for(backend: &B) {
@@ -163,23 +217,28 @@ on_every_backend! {
         let mut dice = Dice::new(2);
         // Far positions are the test: an angle of 40,000 in f32 is off by
         // 2^-9, whoever computes it. So frequencies that make them exact.
-        for (head_dim, positions) in [
-            (64, vec![0u32]),
-            (64, vec![5, 6, 7, 100, 0]),
-            (32, vec![4096, 1, 40_960]),
+        for (head_dim, rotated, positions, magnitudes) in [
+            (64, 64, vec![0u32], vec![1.0]),
+            (64, 64, vec![5, 6, 7, 100, 0], vec![1.0; 5]),
+            (64, 64, vec![5, 6], vec![1.25, 0.5]),
+            (64, 48, vec![5, 6, 7, 100, 0], vec![1.0; 5]),
+            (64, 16, vec![9, 3], vec![1.0, 1.5]),
+            (32, 32, vec![4096, 1, 40_960], vec![1.0; 3]),
         ] {
             let heads = 3;
             let x = dice.floats(positions.len() * heads * head_dim);
-            let half = head_dim / 2;
+            let half = rotated / 2;
             let inv_freq: Vec<f32> = (0..half).map(|i| 0.5f32.powi(i as i32)).collect();
             let tensor = tensor(backend, &[positions.len(), heads, head_dim], &x);
-            let rotation = backend.rotation(&positions, &inv_freq).unwrap();
+            let rotation = backend.rotation(&positions, &inv_freq, &magnitudes).unwrap();
             let got = backend.read(&backend.rotate(&tensor, &rotation).unwrap()).unwrap();
-            let mut expected = vec![0.0; x.len()];
+            let mut expected = wide(&x);
             for (row, head) in x.chunks_exact(head_dim).enumerate() {
                 let position = f64::from(positions[row / heads]);
+                let magnitude = f64::from(magnitudes[row / heads]);
                 for i in 0..half {
                     let (sin, cos) = (position * f64::from(inv_freq[i])).sin_cos();
+                    let (sin, cos) = (sin * magnitude, cos * magnitude);
                     let (a, b) = (f64::from(head[i]), f64::from(head[i + half]));
                     expected[row * head_dim + i] = a * cos - b * sin;
                     expected[row * head_dim + i + half] = a * sin + b * cos;
@@ -200,11 +259,14 @@ on_every_backend! {
         let mut dice = Dice::new(3);
         let (heads, kv_heads, head_dim) = (4, 2, 64);
         for window in [None, Some(1), Some(3), Some(20), Some(400)] {
-            for with_sinks in [false, true] {
+            for (with_sinks, softcap) in
+                [(false, None), (true, None), (false, Some(0.5)), (true, Some(0.5))]
+            {
                 let sinks = dice.floats(heads);
                 let sinks = with_sinks.then(|| (tensor(backend, &[heads], &sinks), sinks));
                 let settings = AttentionSettings {
                     scale: 0.125,
+                    softcap,
                     window,
                     sinks: sinks.as_ref().map(|(sinks, _)| sinks),
                 };
@@ -226,7 +288,7 @@ on_every_backend! {
                         sequence.k.extend(of(&k, kv_heads));
                         sequence.v.extend(of(&v, kv_heads));
                         let sinks = sinks.as_ref().map(|(_, sinks)| sinks.as_slice());
-                        expected.extend(sequence.attend(&of(&q, heads), window, sinks));
+                        expected.extend(sequence.attend(&of(&q, heads), window, softcap, sinks));
                         start += count;
                     }
                     let shape = |heads| [tokens, heads, head_dim];
@@ -244,7 +306,7 @@ on_every_backend! {
                         &settings,
                     );
                     let got = backend.read(&got.unwrap()).unwrap();
-                    assert_close(&got, &expected, &format!("{window:?} {with_sinks} {step:?}"));
+                    assert_close(&got, &expected, &format!("{window:?} {softcap:?} {with_sinks} {step:?}"));
                 }
             }
         }
@@ -342,11 +404,34 @@ on_every_backend! {
             let (what, gate, gate_values) = gate;
             let (_, up, up_values) = up;
             let (_, down, down_values) = down;
-            let experts = backend.experts(ExpertWeights { gate, up, down, count }).unwrap();
+            // As most families have them, and as gpt-oss has.
+            let own = [inner, inner, hidden].map(|width| dice.floats(count * width));
+            let zero = [inner, inner, hidden].map(|width| vec![0.0; count * width]);
+            let raw_biases = || {
+                let [gate, up, down] = [0, 1, 2].map(|i| {
+                    raw_floats(&[count, own[i].len() / count], &own[i])
+                });
+                ExpertBiases { gate, up, down }
+            };
+            let load = |biases, activation| {
+                let (gate, up, down) = (gate.clone(), up.clone(), down.clone());
+                backend.experts(ExpertWeights { gate, up, down, biases, activation, count }).unwrap()
+            };
+            let plain = load(None, Activation::Silu);
+            let biased = load(Some(raw_biases()), Activation::ClampedSilu);
             // Few rows and many: they take different ways.
-            for (tokens, top_k, renormalize) in
-                [(1, 2, true), (3, 1, false), (2, 6, false), (40, 3, true)]
-            {
+            for (tokens, top_k, renormalize, with_biases) in [
+                (1, 2, true, false),
+                (3, 1, false, false),
+                (2, 6, false, false),
+                (40, 3, true, false),
+                (2, 3, true, true),
+                (40, 3, true, true),
+            ] {
+                let (experts, biases, activation) = match with_biases {
+                    false => (&plain, &zero, Activation::Silu),
+                    true => (&biased, &own, Activation::ClampedSilu),
+                };
                 let x = dice.short_floats(tokens * hidden);
                 let router: Vec<f32> = dice.floats(tokens * count).iter().map(|x| x * 3.0).collect();
                 let mut expected = Vec::new();
@@ -362,11 +447,19 @@ on_every_backend! {
                         let of = |values: &[f64]| {
                             values[expert * inner * hidden..][..inner * hidden].to_vec()
                         };
-                        let gate = product(x, &of(&gate_values), hidden);
-                        let up = product(x, &of(&up_values), hidden);
-                        let gated: Vec<f64> =
-                            gate.iter().zip(up).map(|(gate, up)| silu(*gate) * up).collect();
-                        let said = product(&gated, &of(&down_values), inner);
+                        let biased = |product: Vec<f64>, biases: &[f32]| -> Vec<f64> {
+                            let width = product.len();
+                            let biases = wide(&biases[expert * width..][..width]);
+                            product.iter().zip(biases).map(|(x, bias)| x + bias).collect()
+                        };
+                        let gate = biased(product(x, &of(&gate_values), hidden), &biases[0]);
+                        let up = biased(product(x, &of(&up_values), hidden), &biases[1]);
+                        let gated: Vec<f64> = gate
+                            .iter()
+                            .zip(up)
+                            .map(|(gate, up)| activated(activation, *gate, up))
+                            .collect();
+                        let said = biased(product(&gated, &of(&down_values), inner), &biases[2]);
                         let share = share / if renormalize { chosen } else { all };
                         sum.iter_mut().zip(said).for_each(|(sum, said)| *sum += share * said);
                     }
@@ -375,11 +468,11 @@ on_every_backend! {
                 let got = backend.mix_experts(
                     &tensor(backend, &[tokens, hidden], &x),
                     &tensor(backend, &[tokens, count], &router),
-                    &experts,
+                    experts,
                     top_k,
                     renormalize,
                 );
-                let what = format!("{what}, {tokens} tokens to {top_k}");
+                let what = format!("{what}, {tokens} tokens to {top_k}, {activation:?}");
                 assert_close(&backend.read(&got.unwrap()).unwrap(), &expected, &what);
             }
         }
@@ -524,17 +617,24 @@ impl<K> Reference<K> {
             }],
             &AttentionSettings {
                 scale: 0.125,
+                softcap: None,
                 window: None,
                 sinks: None,
             },
         );
         let got = backend.read(&got.unwrap()).unwrap();
-        let expected = self.attend(&wide(&q), None, None);
+        let expected = self.attend(&wide(&q), None, None, None);
         assert_close(&got, &expected, &format!("{tokens} more"));
     }
 
     /// Rows of 4 heads of 64, which 2 heads of keys and values serve.
-    fn attend(&self, q: &[f64], window: Option<usize>, sinks: Option<&[f32]>) -> Vec<f64> {
+    fn attend(
+        &self,
+        q: &[f64],
+        window: Option<usize>,
+        softcap: Option<f32>,
+        sinks: Option<&[f32]>,
+    ) -> Vec<f64> {
         let (heads, kv_heads, head_dim) = (4, 2, 64);
         let len = self.k.len() / (kv_heads * head_dim);
         let tokens = q.len() / (heads * head_dim);
@@ -547,7 +647,11 @@ impl<K> Reference<K> {
             let weights: Vec<f64> = (first..=own)
                 .map(|position| {
                     let k = &self.k[at(position)..][..head_dim];
-                    (0.125 * q.iter().zip(k).map(|(q, k)| q * k).sum::<f64>()).exp()
+                    let score = 0.125 * q.iter().zip(k).map(|(q, k)| q * k).sum::<f64>();
+                    match softcap.map(f64::from) {
+                        Some(cap) => (cap * (score / cap).tanh()).exp(),
+                        None => score.exp(),
+                    }
                 })
                 .collect();
             let sink = sinks.map_or(0.0, |sinks| f64::from(sinks[head]).exp());

@@ -1,6 +1,9 @@
 //! Tensors as files store them: a model's weights, and keys and values. Knows no
 //! tensor library.
 
+use std::ops::Range;
+
+use super::Activation;
 use crate::blob::Blob;
 
 /// The element types weights are stored in.
@@ -47,6 +50,17 @@ pub struct RawTensor {
 }
 
 impl RawTensor {
+    /// Entries `range` of the first axis, `None` if there are none such.
+    pub fn entries(&self, range: Range<usize>) -> Option<Self> {
+        let (&count, rest) = self.shape.split_first()?;
+        let size = self.bytes.len() / count.max(1);
+        Some(Self {
+            dtype: self.dtype,
+            shape: [&[range.len()], rest].concat(),
+            bytes: self.bytes.slice(range.start * size..range.end * size)?,
+        })
+    }
+
     /// Entry `index` of the first axis, `None` if there is none such.
     pub fn entry(&self, index: usize) -> Option<Self> {
         let (&count, shape) = self.shape.split_first()?;
@@ -104,8 +118,18 @@ pub enum MatrixWeights {
 impl MatrixWeights {
     /// The matrix of one of the experts, `None` if there is none such.
     pub fn expert(&self, index: usize) -> Option<Self> {
+        self.each(|raw| raw.entry(index))
+    }
+
+    /// Rows `range` of `[out, in]`, `None` if there are none such.
+    pub fn rows(&self, range: Range<usize>) -> Option<Self> {
+        self.each(|raw| raw.entries(range.clone()))
+    }
+
+    /// The same format with another part of each of its tensors.
+    fn each(&self, part: impl Fn(&RawTensor) -> Option<RawTensor>) -> Option<Self> {
         Some(match self {
-            Self::Dense(raw) => Self::Dense(raw.entry(index)?),
+            Self::Dense(raw) => Self::Dense(part(raw)?),
             Self::Affine {
                 packed,
                 scales,
@@ -113,15 +137,15 @@ impl MatrixWeights {
                 group_size,
                 bits,
             } => Self::Affine {
-                packed: packed.entry(index)?,
-                scales: scales.entry(index)?,
-                biases: biases.entry(index)?,
+                packed: part(packed)?,
+                scales: part(scales)?,
+                biases: part(biases)?,
                 group_size: *group_size,
                 bits: *bits,
             },
             Self::Mxfp4 { packed, scales } => Self::Mxfp4 {
-                packed: packed.entry(index)?,
-                scales: scales.entry(index)?,
+                packed: part(packed)?,
+                scales: part(scales)?,
             },
         })
     }
@@ -136,6 +160,21 @@ pub struct ExpertWeights {
     pub up: MatrixWeights,
     /// `[experts, hidden, intermediate]`.
     pub down: MatrixWeights,
+    /// What is added to each of the three products.
+    pub biases: Option<ExpertBiases>,
+    /// What the gate goes through.
+    pub activation: Activation,
     /// How many there are.
     pub count: usize,
+}
+
+/// What is added to the products of a layer's experts, as stored.
+#[derive(Debug, Clone)]
+pub struct ExpertBiases {
+    /// `[experts, intermediate]`.
+    pub gate: RawTensor,
+    /// `[experts, intermediate]`.
+    pub up: RawTensor,
+    /// `[experts, hidden]`.
+    pub down: RawTensor,
 }

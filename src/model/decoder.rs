@@ -9,8 +9,8 @@ use std::rc::Rc;
 
 use super::config::DecoderConfig;
 use super::files::ModelFiles;
-use super::layer::{Layer, Loader};
-use super::rope::inverse_frequencies;
+use super::layer::{Layer, Rotations};
+use super::linear::Loader;
 use super::weights::Weights;
 use super::{Input, KvLayout, Logits, Model, ModelError, ModelInfo, SequenceId, Step, Tokens};
 use crate::backend::{Backend, Draw, MemoryUse, RawKv, RawTensor, Span, TokenSource};
@@ -25,7 +25,6 @@ pub(super) struct Decoder<B: Backend> {
     norm: B::Tensor,
     /// `None` where it is the embedding.
     output: Option<B::Matrix>,
-    inv_freq: Vec<f32>,
     sequences: BTreeMap<SequenceId, Sequence<B>>,
     next_sequence: u64,
     /// Shared with the steps that are not over. The last field: everything it
@@ -82,7 +81,11 @@ impl<B: Backend> Decoder<B> {
             layers.push(Layer::load(&loader, index, layer)?);
             progress.advance("", weights.take_loaded());
         }
-        let output = match config.tied_embeddings {
+        let tied = match config.tied_embeddings {
+            Some(tied) => tied,
+            None => !weights.has(&format!("{}lm_head.weight", config.prefix)),
+        };
+        let output = match tied {
             true => None,
             false => Some(loader.matrix("lm_head", vocabulary, hidden)?),
         };
@@ -91,8 +94,7 @@ impl<B: Backend> Decoder<B> {
         progress.done();
         backend.loaded()?;
         Ok(Self {
-            info: info(&backend, &config, &norm),
-            inv_freq: inverse_frequencies(config.rope_theta, config.head_dim),
+            info: info(&backend, &config, &norm, weights.parameters()),
             config,
             embedding,
             layers,
@@ -183,8 +185,16 @@ impl<B: Backend> Decoder<B> {
                 (sequence.len..sequence.len + input.tokens.count()).map(|position| position as u32)
             })
             .collect();
-        let rotation = self.backend.rotation(&positions, &self.inv_freq)?;
+        let rotations = self
+            .config
+            .ropes
+            .iter()
+            .map(|rope| Rotations::new(&*self.backend, rope, &positions))
+            .collect::<Result<Vec<_>, _>>()?;
         let mut x = self.backend.embed(&self.embedding, &tokens)?;
+        if self.config.embedding_scale != 1.0 {
+            x = self.backend.scale(&x, self.config.embedding_scale)?;
+        }
         for (index, layer) in self.layers.iter().enumerate() {
             let mut spans: Vec<_> = batch
                 .iter()
@@ -194,7 +204,7 @@ impl<B: Backend> Decoder<B> {
                     kv: &mut sequence.kv[index],
                 })
                 .collect();
-            x = layer.forward(&self.backend, &self.config, &x, &rotation, &mut spans)?;
+            x = layer.forward(&self.backend, &self.config, &x, &rotations, &mut spans)?;
         }
         for (input, sequence) in batch.iter().zip(sequences) {
             sequence.len += input.tokens.count();
@@ -221,7 +231,13 @@ impl<B: Backend> Decoder<B> {
             .backend
             .rms_norm(&x, &self.norm, self.config.norm_eps)?;
         let output = self.output.as_ref().unwrap_or(&self.embedding);
-        let logits = self.backend.project(&x, output)?;
+        let mut logits = self.backend.project(&x, output)?;
+        if self.config.logits_scale != 1.0 {
+            logits = self.backend.scale(&logits, self.config.logits_scale)?;
+        }
+        if let Some(cap) = self.config.logits_softcap {
+            logits = self.backend.softcap(&logits, cap)?;
+        }
         let tokens = self.backend.sample(&logits, &draws)?;
         Ok(Output::Rows {
             logits,
@@ -379,27 +395,12 @@ impl<B: Backend> Step for Evaluation<B> {
     }
 }
 
-fn info<B: Backend>(backend: &B, config: &DecoderConfig, activation: &B::Tensor) -> ModelInfo {
-    let hidden = config.hidden_size;
-    let attention = hidden * config.head_dim * 2 * (config.heads + config.kv_heads);
-    let qk_norms = if config.qk_norm {
-        2 * config.head_dim
-    } else {
-        0
-    };
-    let layers: usize = config
-        .layers
-        .iter()
-        .map(|layer| {
-            let mlp = match &layer.experts {
-                None => 3 * hidden * config.intermediate_size,
-                Some(experts) => experts.count * hidden * (3 * experts.intermediate_size + 1),
-            };
-            attention + mlp + 2 * hidden + qk_norms
-        })
-        .sum();
-    let tables = if config.tied_embeddings { 1 } else { 2 };
-    let parameters = layers + tables * config.vocabulary_size * hidden + hidden;
+fn info<B: Backend>(
+    backend: &B,
+    config: &DecoderConfig,
+    activation: &B::Tensor,
+    parameters: u64,
+) -> ModelInfo {
     let kv = KvLayout {
         backend: B::NAME,
         layers: config.layers.len(),
@@ -410,7 +411,7 @@ fn info<B: Backend>(backend: &B, config: &DecoderConfig, activation: &B::Tensor)
     ModelInfo {
         family: config.family.clone(),
         backend: backend.describe(),
-        parameters: parameters as u64,
+        parameters,
         vocabulary_size: config.vocabulary_size,
         context_length: config.context_length,
         kv_bytes_per_token: kv.bytes_per_token(),

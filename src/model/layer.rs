@@ -1,78 +1,88 @@
 //! One layer of the decoder: attention and a gated MLP or experts, each
-//! behind a norm and added to the residual stream.
+//! between norms and added to the residual stream.
 
 use super::ModelError;
-use super::config::{DecoderConfig, LayerConfig};
-use super::weights::Weights;
-use crate::backend::{AttentionSettings, Backend, ExpertWeights, Span};
-
-/// Finds weights by name and makes them ready.
-pub(super) struct Loader<'a, B: Backend> {
-    pub(super) backend: &'a B,
-    pub(super) weights: &'a Weights,
-    pub(super) config: &'a DecoderConfig,
-}
-
-impl<B: Backend> Loader<'_, B> {
-    pub(super) fn norm(&self, name: &str, size: usize) -> Result<B::Tensor, ModelError> {
-        let stored = self.weights.parameter(name, &[size])?;
-        Ok(self.backend.parameter(&stored)?)
-    }
-
-    pub(super) fn matrix(
-        &self,
-        name: &str,
-        rows: usize,
-        columns: usize,
-    ) -> Result<B::Matrix, ModelError> {
-        let quantizations = &self.config.quantizations;
-        let stored = self.weights.matrix(name, &[rows, columns], quantizations)?;
-        Ok(self.backend.matrix(stored)?)
-    }
-
-    /// The experts of a layer, stacked as mlx-lm stores them.
-    fn experts(&self, name: &str, count: usize, inner: usize) -> Result<B::Experts, ModelError> {
-        let hidden = self.config.hidden_size;
-        let stacked = |part: &str, rows, columns| {
-            let name = format!("{name}.{part}");
-            let shape = [count, rows, columns];
-            self.weights
-                .matrix(&name, &shape, &self.config.quantizations)
-        };
-        Ok(self.backend.experts(ExpertWeights {
-            gate: stacked("gate_proj", inner, hidden)?,
-            up: stacked("up_proj", inner, hidden)?,
-            down: stacked("down_proj", hidden, inner)?,
-            count,
-        })?)
-    }
-}
+use super::config::{
+    DecoderConfig, ExpertsConfig, GatedConfig, LayerConfig, MlpConfig, NormPlacement, QkNorm,
+};
+use super::linear::{Linear, Loader};
+use super::rope::Rope;
+use crate::backend::{Activation, AttentionSettings, Backend, Span};
 
 pub(super) struct Layer<B: Backend> {
-    input_norm: B::Tensor,
-    q: B::Matrix,
-    k: B::Matrix,
-    v: B::Matrix,
-    o: B::Matrix,
-    /// Norms of queries and keys by head, where the family has them.
-    qk_norm: Option<(B::Tensor, B::Tensor)>,
-    window: Option<usize>,
-    post_norm: B::Tensor,
+    attention: Attention<B>,
+    attention_norms: Norms<B>,
     mlp: Mlp<B>,
+    mlp_norms: Norms<B>,
+}
+
+/// The norms before a block and behind it, where the family has them.
+struct Norms<B: Backend> {
+    before: Option<B::Tensor>,
+    after: Option<B::Tensor>,
+}
+
+struct Attention<B: Backend> {
+    q: Linear<B>,
+    k: Linear<B>,
+    v: Linear<B>,
+    o: Linear<B>,
+    /// Norms of queries and keys.
+    qk_norm: Option<(B::Tensor, B::Tensor)>,
+    /// `[heads]`.
+    sinks: Option<B::Tensor>,
+    window: Option<usize>,
+    rope: Option<usize>,
 }
 
 enum Mlp<B: Backend> {
-    Gated {
-        gate: B::Matrix,
-        up: B::Matrix,
-        down: B::Matrix,
-    },
-    Experts {
-        router: B::Matrix,
-        experts: B::Experts,
-        top_k: usize,
-        renormalize: bool,
-    },
+    Gated(Gated<B>),
+    Experts(Experts<B>),
+}
+
+struct Gated<B: Backend> {
+    gate: Linear<B>,
+    up: Linear<B>,
+    down: Linear<B>,
+    activation: Activation,
+}
+
+struct Experts<B: Backend> {
+    router: Linear<B>,
+    experts: B::Experts,
+    top_k: usize,
+    renormalize: bool,
+    /// The MLP that every token goes through, and its gate.
+    shared: Option<(Gated<B>, Linear<B>)>,
+}
+
+/// The angles of a step by one of the ropes.
+pub(super) struct Rotations<B: Backend> {
+    queries: B::Rotation,
+    /// Where they are not the queries'.
+    keys: Option<B::Rotation>,
+}
+
+impl<B: Backend> Rotations<B> {
+    pub(super) fn new(backend: &B, rope: &Rope, positions: &[u32]) -> Result<Self, ModelError> {
+        let plain = vec![rope.magnitude; positions.len()];
+        let grown = rope.query_growth.map(|growth| {
+            let grown = |&position: &u32| rope.magnitude * growth.at(position as usize);
+            positions.iter().map(grown).collect::<Vec<f32>>()
+        });
+        let rotation = |magnitudes: &[f32]| backend.rotation(positions, &rope.inv_freq, magnitudes);
+        // Up to the first step of its growth a query is what it is elsewhere.
+        Ok(match grown.filter(|grown| *grown != plain) {
+            Some(grown) => Self {
+                queries: rotation(&grown)?,
+                keys: Some(rotation(&plain)?),
+            },
+            None => Self {
+                queries: rotation(&plain)?,
+                keys: None,
+            },
+        })
+    }
 }
 
 impl<B: Backend> Layer<B> {
@@ -82,47 +92,41 @@ impl<B: Backend> Layer<B> {
         index: usize,
         layer: &LayerConfig,
     ) -> Result<Self, ModelError> {
-        let config = loader.config;
         let name = |part: &str| format!("model.layers.{index}.{part}");
-        let norm = |part: &str, size| loader.norm(&name(part), size);
-        let matrix = |part: &str, rows, columns| loader.matrix(&name(part), rows, columns);
-        let hidden = config.hidden_size;
-        let queries = config.heads * config.head_dim;
-        let keys = config.kv_heads * config.head_dim;
-        let qk_norm = match config.qk_norm {
-            false => None,
-            true => Some((
-                norm("self_attn.q_norm.weight", config.head_dim)?,
-                norm("self_attn.k_norm.weight", config.head_dim)?,
-            )),
+        let norms = |before: Option<&str>, after: Option<&str>| {
+            let norm = |part: &str| {
+                let name = name(&format!("{part}_layernorm.weight"));
+                loader.norm(&name, loader.config.hidden_size)
+            };
+            Ok::<_, ModelError>(Norms {
+                before: before.map(norm).transpose()?,
+                after: after.map(norm).transpose()?,
+            })
         };
-        let mlp = match &layer.experts {
-            None => Mlp::Gated {
-                gate: matrix("mlp.gate_proj", config.intermediate_size, hidden)?,
-                up: matrix("mlp.up_proj", config.intermediate_size, hidden)?,
-                down: matrix("mlp.down_proj", hidden, config.intermediate_size)?,
-            },
-            Some(experts) => Mlp::Experts {
-                router: matrix("mlp.gate", experts.count, hidden)?,
-                experts: loader.experts(
-                    &name("mlp.switch_mlp"),
-                    experts.count,
-                    experts.intermediate_size,
-                )?,
-                top_k: experts.top_k,
-                renormalize: experts.renormalize,
-            },
+        let (attention_norms, mlp_norms) = match loader.config.norms {
+            NormPlacement::Before => (
+                norms(Some("input"), None)?,
+                norms(Some("post_attention"), None)?,
+            ),
+            NormPlacement::After => (
+                norms(None, Some("post_attention"))?,
+                norms(None, Some("post_feedforward"))?,
+            ),
+            NormPlacement::Around => (
+                norms(Some("input"), Some("post_attention"))?,
+                norms(Some("pre_feedforward"), Some("post_feedforward"))?,
+            ),
         };
         Ok(Self {
-            input_norm: norm("input_layernorm.weight", hidden)?,
-            q: matrix("self_attn.q_proj", queries, hidden)?,
-            k: matrix("self_attn.k_proj", keys, hidden)?,
-            v: matrix("self_attn.v_proj", keys, hidden)?,
-            o: matrix("self_attn.o_proj", hidden, queries)?,
-            qk_norm,
-            window: layer.window,
-            post_norm: norm("post_attention_layernorm.weight", hidden)?,
-            mlp,
+            attention: Attention::load(loader, &name("self_attn"), layer)?,
+            attention_norms,
+            mlp: match &layer.mlp {
+                MlpConfig::Gated(config) => Mlp::Gated(Gated::load(loader, &name("mlp"), config)?),
+                MlpConfig::Experts(config) => {
+                    Mlp::Experts(Experts::load(loader, &name(""), config)?)
+                }
+            },
+            mlp_norms,
         })
     }
 
@@ -132,61 +136,203 @@ impl<B: Backend> Layer<B> {
         backend: &B,
         config: &DecoderConfig,
         x: &B::Tensor,
-        rotation: &B::Rotation,
+        rotations: &[Rotations<B>],
         spans: &mut [Span<'_, B::Kv>],
     ) -> Result<B::Tensor, ModelError> {
-        let normed = backend.rms_norm(x, &self.input_norm, config.norm_eps)?;
-        let attended = self.attention(backend, config, &normed, rotation, spans)?;
-        let x = backend.add(x, &attended)?;
-        let normed = backend.rms_norm(&x, &self.post_norm, config.norm_eps)?;
-        Ok(backend.add(&x, &self.mlp.forward(backend, &normed)?)?)
+        let x = self.attention_norms.around(backend, config, x, |x| {
+            self.attention.forward(backend, config, x, rotations, spans)
+        })?;
+        self.mlp_norms
+            .around(backend, config, &x, |x| match &self.mlp {
+                Mlp::Gated(mlp) => mlp.forward(backend, x),
+                Mlp::Experts(experts) => experts.forward(backend, x),
+            })
     }
+}
 
-    fn attention(
+impl<B: Backend> Norms<B> {
+    /// `x` and what `block` says of it.
+    fn around(
         &self,
         backend: &B,
         config: &DecoderConfig,
         x: &B::Tensor,
-        rotation: &B::Rotation,
-        spans: &mut [Span<'_, B::Kv>],
+        block: impl FnOnce(&B::Tensor) -> Result<B::Tensor, ModelError>,
     ) -> Result<B::Tensor, ModelError> {
-        let heads = |matrix, count| backend.split_heads(&backend.project(x, matrix)?, count);
-        let mut q = heads(&self.q, config.heads)?;
-        let mut k = heads(&self.k, config.kv_heads)?;
-        let v = heads(&self.v, config.kv_heads)?;
-        if let Some((q_norm, k_norm)) = &self.qk_norm {
-            q = backend.rms_norm(&q, q_norm, config.norm_eps)?;
-            k = backend.rms_norm(&k, k_norm, config.norm_eps)?;
-        }
-        let q = backend.rotate(&q, rotation)?;
-        let k = backend.rotate(&k, rotation)?;
-        let settings = AttentionSettings {
-            scale: (config.head_dim as f32).powf(-0.5),
-            window: self.window,
-            sinks: None,
+        let mut said = match &self.before {
+            Some(norm) => block(&backend.rms_norm(x, norm, config.norm_eps)?)?,
+            None => block(x)?,
         };
-        let attended = backend.attention(&q, &k, &v, spans, &settings)?;
-        Ok(backend.project(&attended, &self.o)?)
+        if let Some(norm) = &self.after {
+            said = backend.rms_norm(&said, norm, config.norm_eps)?;
+        }
+        if config.residual_scale != 1.0 {
+            said = backend.scale(&said, config.residual_scale)?;
+        }
+        Ok(backend.add(x, &said)?)
     }
 }
 
-impl<B: Backend> Mlp<B> {
-    fn forward(&self, backend: &B, x: &B::Tensor) -> Result<B::Tensor, ModelError> {
-        match self {
-            Self::Gated { gate, up, down } => {
-                let gate = backend.project(x, gate)?;
-                let up = backend.project(x, up)?;
-                Ok(backend.project(&backend.swiglu(&gate, &up)?, down)?)
+impl<B: Backend> Attention<B> {
+    fn load(loader: &Loader<'_, B>, name: &str, layer: &LayerConfig) -> Result<Self, ModelError> {
+        let config = loader.config;
+        let part = |part: &str| format!("{name}.{part}");
+        let hidden = config.hidden_size;
+        let queries = config.heads * config.head_dim;
+        let keys = config.kv_heads * config.head_dim;
+        let [q, k, v] = match config.attention.fused {
+            true => loader.fused(&part("qkv_proj"), [queries, keys, keys], hidden)?,
+            false => {
+                let linear = |name: &str, rows| {
+                    loader.linear(&part(name), rows, hidden, config.attention.qkv_bias)
+                };
+                [
+                    linear("q_proj", queries)?,
+                    linear("k_proj", keys)?,
+                    linear("v_proj", keys)?,
+                ]
             }
-            Self::Experts {
-                router,
-                experts,
-                top_k,
-                renormalize,
-            } => {
-                let router = backend.project(x, router)?;
-                Ok(backend.mix_experts(x, &router, experts, *top_k, *renormalize)?)
-            }
+        };
+        let qk_norms = |q_width, k_width| {
+            let norm = |name: &str, width| loader.norm(&part(name), width);
+            Ok::<_, ModelError>(Some((
+                norm("q_norm.weight", q_width)?,
+                norm("k_norm.weight", k_width)?,
+            )))
+        };
+        Ok(Self {
+            q,
+            k,
+            v,
+            o: loader.linear(
+                &part("o_proj"),
+                hidden,
+                queries,
+                config.attention.output_bias,
+            )?,
+            qk_norm: match config.attention.qk_norm {
+                QkNorm::None => None,
+                QkNorm::Head => qk_norms(config.head_dim, config.head_dim)?,
+                QkNorm::Full => qk_norms(queries, keys)?,
+            },
+            sinks: match config.attention.sinks {
+                true => Some(loader.parameter(&part("sinks"), config.heads)?),
+                false => None,
+            },
+            window: layer.window,
+            rope: layer.rope,
+        })
+    }
+
+    fn forward(
+        &self,
+        backend: &B,
+        config: &DecoderConfig,
+        x: &B::Tensor,
+        rotations: &[Rotations<B>],
+        spans: &mut [Span<'_, B::Kv>],
+    ) -> Result<B::Tensor, ModelError> {
+        let mut q = self.q.forward(backend, x)?;
+        let mut k = self.k.forward(backend, x)?;
+        let v = self.v.forward(backend, x)?;
+        let full = config.attention.qk_norm == QkNorm::Full;
+        let norm = |x: &B::Tensor, norm| backend.rms_norm(x, norm, config.norm_eps);
+        if let (true, Some((q_norm, k_norm))) = (full, &self.qk_norm) {
+            (q, k) = (norm(&q, q_norm)?, norm(&k, k_norm)?);
         }
+        let mut q = backend.split_heads(&q, config.heads)?;
+        let mut k = backend.split_heads(&k, config.kv_heads)?;
+        let v = backend.split_heads(&v, config.kv_heads)?;
+        if let (false, Some((q_norm, k_norm))) = (full, &self.qk_norm) {
+            (q, k) = (norm(&q, q_norm)?, norm(&k, k_norm)?);
+        }
+        if let Some(rotations) = self.rope.and_then(|rope| rotations.get(rope)) {
+            let keys = rotations.keys.as_ref().unwrap_or(&rotations.queries);
+            q = backend.rotate(&q, &rotations.queries)?;
+            k = backend.rotate(&k, keys)?;
+        }
+        let settings = AttentionSettings {
+            scale: config.attention.scale,
+            softcap: config.attention.softcap,
+            window: self.window,
+            sinks: self.sinks.as_ref(),
+        };
+        let attended = backend.attention(&q, &k, &v, spans, &settings)?;
+        self.o.forward(backend, &attended)
+    }
+}
+
+impl<B: Backend> Gated<B> {
+    fn load(loader: &Loader<'_, B>, name: &str, config: &GatedConfig) -> Result<Self, ModelError> {
+        let part = |part: &str| format!("{name}.{part}");
+        let (hidden, width) = (loader.config.hidden_size, config.width);
+        let linear =
+            |name: &str, rows, columns| loader.linear(&part(name), rows, columns, config.bias);
+        let [gate, up] = match config.fused {
+            true => loader.fused(&part("gate_up_proj"), [width, width], hidden)?,
+            false => [
+                linear("gate_proj", width, hidden)?,
+                linear("up_proj", width, hidden)?,
+            ],
+        };
+        Ok(Self {
+            gate,
+            up,
+            down: linear("down_proj", hidden, width)?,
+            activation: config.activation,
+        })
+    }
+
+    fn forward(&self, backend: &B, x: &B::Tensor) -> Result<B::Tensor, ModelError> {
+        let gate = self.gate.forward(backend, x)?;
+        let up = self.up.forward(backend, x)?;
+        let inner = backend.gated(&gate, &up, self.activation)?;
+        self.down.forward(backend, &inner)
+    }
+}
+
+impl<B: Backend> Experts<B> {
+    /// `layer` is what the names of the layer's parts begin with.
+    fn load(
+        loader: &Loader<'_, B>,
+        layer: &str,
+        config: &ExpertsConfig,
+    ) -> Result<Self, ModelError> {
+        let hidden = loader.config.hidden_size;
+        let router = format!("{layer}{}", config.router);
+        let shared = match config.shared {
+            None => None,
+            Some(width) => {
+                let gated = GatedConfig {
+                    width,
+                    activation: config.activation,
+                    bias: false,
+                    fused: false,
+                };
+                let name = format!("{layer}mlp.shared_expert");
+                Some((
+                    Gated::load(loader, &name, &gated)?,
+                    loader.linear(&format!("{name}_gate"), 1, hidden, false)?,
+                ))
+            }
+        };
+        Ok(Self {
+            router: loader.linear(&router, config.count, hidden, config.bias)?,
+            experts: loader.experts(&format!("{layer}{}", config.experts), config)?,
+            top_k: config.top_k,
+            renormalize: config.renormalize,
+            shared,
+        })
+    }
+
+    fn forward(&self, backend: &B, x: &B::Tensor) -> Result<B::Tensor, ModelError> {
+        let router = self.router.forward(backend, x)?;
+        let said = backend.mix_experts(x, &router, &self.experts, self.top_k, self.renormalize)?;
+        let Some((mlp, gate)) = &self.shared else {
+            return Ok(said);
+        };
+        let shared = mlp.forward(backend, x)?;
+        let gate = gate.forward(backend, x)?;
+        Ok(backend.add(&said, &backend.sigmoid_gate(&shared, &gate)?)?)
     }
 }

@@ -6,6 +6,7 @@ mod decoder;
 mod files;
 mod fingerprint;
 mod layer;
+mod linear;
 mod quantization;
 mod rope;
 mod tokenizer;

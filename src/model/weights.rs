@@ -21,6 +21,8 @@ pub(super) struct Weights {
     files: usize,
     /// Bytes of the tensors given out since [`Self::take_loaded`].
     loaded: Cell<u64>,
+    /// Numbers given out so far, quantized ones counted one by one.
+    parameters: Cell<u64>,
 }
 
 struct Entry {
@@ -82,6 +84,7 @@ impl Weights {
             tensors,
             files: files_count,
             loaded: Cell::new(0),
+            parameters: Cell::new(0),
         })
     }
 
@@ -101,6 +104,11 @@ impl Weights {
     /// Bytes of the tensors given out since this was last asked.
     pub(super) fn take_loaded(&self) -> u64 {
         self.loaded.take()
+    }
+
+    /// How many weights were given out, quantized ones counted one by one.
+    pub(super) fn parameters(&self) -> u64 {
+        self.parameters.get()
     }
 
     /// Whether there is a tensor `name`.
@@ -131,11 +139,21 @@ impl Weights {
 
     /// The floating-point tensor `name` of the shape `shape`.
     pub(super) fn parameter(&self, name: &str, shape: &[usize]) -> Result<RawTensor, ModelError> {
+        self.count(shape);
+        self.floats(name, shape)
+    }
+
+    fn floats(&self, name: &str, shape: &[usize]) -> Result<RawTensor, ModelError> {
         let tensor = self.tensor(name, shape)?;
         if !tensor.dtype.is_float() {
             return Err(damaged(format!("{name} holds integers instead of numbers")));
         }
         Ok(tensor)
+    }
+
+    fn count(&self, shape: &[usize]) {
+        let count: usize = shape.iter().product();
+        self.parameters.set(self.parameters.get() + count as u64);
     }
 
     /// The matrix named `prefix`: `shape` is `[out, in]`, or `[experts, out,
@@ -167,12 +185,13 @@ impl Weights {
         let of_row = |length: usize| [rows, &[length]].concat();
         let words = columns * format.bits() / 32;
         let packed = self.typed(&name("weight"), &of_row(words), Dtype::U32)?;
+        self.count(shape);
         let groups = of_row(columns / group_size);
         Ok(match format {
             Quantization::Affine { group_size, bits } => MatrixWeights::Affine {
                 packed,
-                scales: self.parameter(&name("scales"), &groups)?,
-                biases: self.parameter(&name("biases"), &groups)?,
+                scales: self.floats(&name("scales"), &groups)?,
+                biases: self.floats(&name("biases"), &groups)?,
                 group_size,
                 bits,
             },

@@ -1,38 +1,55 @@
 //! Layers of experts: which of them a token is sent to, and what they say.
 
 use candle_core::{Result, Tensor};
-use candle_nn::ops;
 
-use super::Candle;
 use super::weights::Matrix;
-use crate::backend::ExpertWeights;
+use super::{Candle, activation, dense};
+use crate::backend::{Activation, ExpertWeights, MatrixWeights, RawTensor};
 
 /// The gated MLPs of a layer's experts.
 pub struct Experts {
     mlps: Vec<Mlp>,
+    activation: Activation,
 }
 
 struct Mlp {
-    gate: Matrix,
-    up: Matrix,
-    down: Matrix,
+    gate: Linear,
+    up: Linear,
+    down: Linear,
+}
+
+struct Linear {
+    matrix: Matrix,
+    /// `[out]`.
+    bias: Option<Tensor>,
 }
 
 impl Experts {
     pub(super) fn load(weights: &ExpertWeights, candle: &Candle) -> Result<Self> {
         let mlp = |index| {
-            let part = |weights: &crate::backend::MatrixWeights| match weights.expert(index) {
-                Some(weights) => Matrix::load(weights, &candle.device, candle.dtype),
-                None => candle_core::bail!("there is no expert {index}"),
+            let biases = weights.biases.as_ref();
+            let part = |weights: &MatrixWeights, bias: Option<&RawTensor>| {
+                let Some(matrix) = weights.expert(index) else {
+                    candle_core::bail!("there is no expert {index}");
+                };
+                let bias = bias.and_then(|bias| bias.entry(index));
+                Ok(Linear {
+                    matrix: Matrix::load(matrix, &candle.device, candle.dtype)?,
+                    bias: match bias {
+                        Some(bias) => Some(dense(&bias, &candle.device)?.to_dtype(candle.dtype)?),
+                        None => None,
+                    },
+                })
             };
             Ok(Mlp {
-                gate: part(&weights.gate)?,
-                up: part(&weights.up)?,
-                down: part(&weights.down)?,
+                gate: part(&weights.gate, biases.map(|biases| &biases.gate))?,
+                up: part(&weights.up, biases.map(|biases| &biases.up))?,
+                down: part(&weights.down, biases.map(|biases| &biases.down))?,
             })
         };
         Ok(Self {
             mlps: (0..weights.count).map(mlp).collect::<Result<_>>()?,
+            activation: weights.activation,
         })
     }
 
@@ -63,7 +80,7 @@ impl Experts {
             let count = rows.len();
             let rows = Tensor::from_vec(rows, count, x.device())?;
             let weights = Tensor::from_vec(weights, (count, 1), x.device())?.to_dtype(x.dtype())?;
-            let y = mlp.forward(&x.index_select(&rows, 0)?)?;
+            let y = mlp.forward(&x.index_select(&rows, 0)?, self.activation)?;
             output = output.index_add(&rows, &y.broadcast_mul(&weights)?, 0)?;
         }
         Ok(output)
@@ -71,9 +88,20 @@ impl Experts {
 }
 
 impl Mlp {
-    fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let inner = ops::silu(&self.gate.project(x)?)?.mul(&self.up.project(x)?)?;
-        self.down.project(&inner)
+    fn forward(&self, x: &Tensor, activation: Activation) -> Result<Tensor> {
+        let (gate, up) = (self.gate.project(x)?, self.up.project(x)?);
+        self.down
+            .project(&activation::gated(&gate, &up, activation)?)
+    }
+}
+
+impl Linear {
+    fn project(&self, x: &Tensor) -> Result<Tensor> {
+        let product = self.matrix.project(x)?;
+        match &self.bias {
+            Some(bias) => product.broadcast_add(bias),
+            None => Ok(product),
+        }
     }
 }
 

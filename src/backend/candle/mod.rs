@@ -2,6 +2,7 @@
 //! `f32` and weights stay packed where the file was mapped (`weights`); on
 //! a GPU, weights become candle tensors in the device's own type.
 
+mod activation;
 mod attention;
 mod experts;
 mod packed;
@@ -16,8 +17,8 @@ use candle_nn::ops;
 use half::{bf16, f16};
 
 use super::{
-    AttentionSettings, Backend, BackendError, Draw, Dtype, ExpertWeights, MatrixWeights, MemoryUse,
-    RawKv, RawTensor, Span, TokenSource,
+    Activation, AttentionSettings, Backend, BackendError, Draw, Dtype, ExpertWeights,
+    MatrixWeights, MemoryUse, RawKv, RawTensor, Span, TokenSource,
 };
 use attention::Kv;
 use experts::Experts;
@@ -217,16 +218,23 @@ impl Backend for Candle {
         split().map_err(failed("split_heads"))
     }
 
-    fn rotation(&self, positions: &[u32], inv_freq: &[f32]) -> Result<Rotation, BackendError> {
+    fn rotation(
+        &self,
+        positions: &[u32],
+        inv_freq: &[f32],
+        magnitudes: &[f32],
+    ) -> Result<Rotation, BackendError> {
         // In f64 and in one pass: at long positions an f32 product of
         // position and frequency is off by more than the angle's own step.
         let angles = |f: fn(f64) -> f64| {
             let values: Vec<f32> = positions
                 .iter()
-                .flat_map(|&position| {
+                .zip(magnitudes)
+                .flat_map(|(&position, &magnitude)| {
+                    let (position, magnitude) = (f64::from(position), f64::from(magnitude));
                     inv_freq
                         .iter()
-                        .map(move |&freq| f(f64::from(position) * f64::from(freq)) as f32)
+                        .map(move |&freq| (f(position * f64::from(freq)) * magnitude) as f32)
                 })
                 .collect();
             Tensor::from_vec(values, (positions.len(), inv_freq.len()), &self.device)?
@@ -243,8 +251,14 @@ impl Backend for Candle {
 
     fn rotate(&self, x: &Tensor, rotation: &Rotation) -> Result<Tensor, BackendError> {
         let rotate = || {
-            let x = x.contiguous()?.unsqueeze(0)?;
-            candle_nn::rotary_emb::rope_thd(&x, &rotation.cos, &rotation.sin)?.squeeze(0)
+            let (rotated, width) = (2 * rotation.cos.dim(1)?, x.dim(2)?);
+            let first = x.narrow(2, 0, rotated)?.contiguous()?.unsqueeze(0)?;
+            let first = candle_nn::rotary_emb::rope_thd(&first, &rotation.cos, &rotation.sin)?
+                .squeeze(0)?;
+            match width - rotated {
+                0 => Ok(first),
+                rest => Tensor::cat(&[&first, &x.narrow(2, rotated, rest)?], 2),
+            }
         };
         rotate().map_err(failed("rotate"))
     }
@@ -292,13 +306,38 @@ impl Backend for Candle {
     }
 
     fn add(&self, a: &Tensor, b: &Tensor) -> Result<Tensor, BackendError> {
-        a.add(b).map_err(failed("add"))
+        let sum = match b.rank() {
+            1 => a.broadcast_add(b),
+            _ => a.add(b),
+        };
+        sum.map_err(failed("add"))
     }
 
-    fn swiglu(&self, gate: &Tensor, up: &Tensor) -> Result<Tensor, BackendError> {
-        ops::silu(gate)
-            .and_then(|gate| gate.mul(up))
-            .map_err(failed("swiglu"))
+    fn shift(&self, x: &Tensor, offset: f32) -> Result<Tensor, BackendError> {
+        (x + f64::from(offset)).map_err(failed("shift"))
+    }
+
+    fn scale(&self, x: &Tensor, factor: f32) -> Result<Tensor, BackendError> {
+        (x * f64::from(factor)).map_err(failed("scale"))
+    }
+
+    fn softcap(&self, x: &Tensor, cap: f32) -> Result<Tensor, BackendError> {
+        activation::softcap(x, cap).map_err(failed("softcap"))
+    }
+
+    fn gated(
+        &self,
+        gate: &Tensor,
+        up: &Tensor,
+        activation: Activation,
+    ) -> Result<Tensor, BackendError> {
+        activation::gated(gate, up, activation).map_err(failed("gated"))
+    }
+
+    fn sigmoid_gate(&self, x: &Tensor, gate: &Tensor) -> Result<Tensor, BackendError> {
+        ops::sigmoid(gate)
+            .and_then(|gate| x.broadcast_mul(&gate))
+            .map_err(failed("sigmoid_gate"))
     }
 
     fn mix_experts(

@@ -4,8 +4,9 @@ use mlx_rs::Array;
 use mlx_rs::error::Exception;
 use mlx_rs::fast::{ScaledDotProductAttentionMask, scaled_dot_product_attention};
 use mlx_rs::ops::indexing::{TryIndexMutOp, TryIndexOp};
-use mlx_rs::ops::{concatenate, zeros_dtype};
+use mlx_rs::ops::{broadcast_to, concatenate, softmax_axis, which, zeros_dtype};
 
+use super::activation::{scale, softcap};
 use super::array::length;
 use super::failed;
 use super::memory::Memory;
@@ -220,6 +221,10 @@ fn one_sequence(
         None if n > 1 => Some(ScaledDotProductAttentionMask::Causal),
         None => None,
     };
+    if let Some(cap) = settings.softcap {
+        let attended = capped(q, &keys, &values, settings, cap, seen)?;
+        return rows_of_heads(&attended);
+    }
     let attended = scaled_dot_product_attention(
         q.expand_dims(0)?,
         keys,
@@ -228,11 +233,55 @@ fn one_sequence(
         mask,
         settings.sinks,
     )?;
-    let (heads, head_dim) = (q.dim(0), q.dim(2));
-    attended
-        .squeeze_axes(&[0])?
-        .swap_axes(0, 1)?
-        .reshape(&[n, heads * head_dim])
+    rows_of_heads(&attended.squeeze_axes(&[0])?)
+}
+
+/// `[heads, n, head_dim]` as `[n, heads * head_dim]`.
+fn rows_of_heads(x: &Array) -> Result<Array, Exception> {
+    x.swap_axes(0, 1)?.reshape(&[x.dim(1), x.dim(0) * x.dim(2)])
+}
+
+/// [`one_sequence`] where scores are capped, which no fused kernel does:
+/// `keys` and `values` `[1, kv_heads, seen, head_dim]`, `[heads, n, head_dim]`
+/// comes of it.
+fn capped(
+    q: &Array,
+    keys: &Array,
+    values: &Array,
+    settings: &AttentionSettings<'_, Array>,
+    cap: f32,
+    seen: i32,
+) -> Result<Array, Exception> {
+    let (heads, n, head_dim) = (q.dim(0), q.dim(1), q.dim(2));
+    let kv_heads = keys.dim(1);
+    let group = heads / kv_heads;
+    // [kv_heads, group * n, head_dim].
+    let q = scale(q, settings.scale)?.reshape(&[kv_heads, group * n, head_dim])?;
+    let keys = keys.squeeze_axes(&[0])?.swap_axes(1, 2)?;
+    let scores = softcap(&q.matmul(keys)?, cap)?.reshape(&[kv_heads, group, n, seen])?;
+    let sees = band_mask(n, seen, settings.window.unwrap_or(usize::MAX));
+    let never = Array::from_f32(f32::NEG_INFINITY).as_dtype(scores.dtype())?;
+    let scores = which(&sees, scores, never)?;
+    let weights = match settings.sinks {
+        None => softmax_axis(scores, -1, true)?,
+        Some(sinks) => {
+            // One more column, whose share of the softmax is thrown away.
+            let sinks = broadcast_to(
+                sinks.reshape(&[kv_heads, group, 1, 1])?,
+                &[kv_heads, group, n, 1],
+            )?;
+            softmax_axis(concatenate(&[scores, sinks], -1)?, -1, true)?.try_index((
+                ..,
+                ..,
+                ..,
+                ..seen,
+            ))?
+        }
+    };
+    weights
+        .reshape(&[kv_heads, group * n, seen])?
+        .matmul(values.squeeze_axes(&[0])?)?
+        .reshape(&[heads, n, head_dim])
 }
 
 /// How many of `len` positions the last `n` see: what is before the first

@@ -6,10 +6,11 @@ use mlx_rs::error::Exception;
 use mlx_rs::ops::indexing::{TryIndexOp, take_axis};
 use mlx_rs::ops::{argpartition_axis, argsort_axis, softmax_axis};
 
-use super::Compiled2;
+use super::activation::Activations;
+use super::array::from_raw;
 use super::memory::Memory;
 use super::weights::Matrix;
-use crate::backend::{BackendError, ExpertWeights};
+use crate::backend::{Activation, BackendError, ExpertWeights, MatrixWeights, RawTensor};
 
 /// From this many rows on they are sorted by expert: the kernels then read an
 /// expert's weights once. For fewer, sorting costs more.
@@ -17,17 +18,32 @@ const SORTED_FROM: i32 = 64;
 
 /// The gated MLPs of a layer's experts.
 pub struct Experts {
-    gate: Matrix,
-    up: Matrix,
-    down: Matrix,
+    gate: Linear,
+    up: Linear,
+    down: Linear,
+    activation: Activation,
+}
+
+struct Linear {
+    matrix: Matrix,
+    /// `[experts, out]`.
+    bias: Option<Array>,
 }
 
 impl Experts {
     pub(super) fn load(weights: &ExpertWeights, memory: &Memory) -> Result<Self, BackendError> {
+        let biases = weights.biases.as_ref();
+        let linear = |weights: &MatrixWeights, bias: Option<&RawTensor>| {
+            Ok(Linear {
+                matrix: Matrix::load_experts(weights, memory)?,
+                bias: bias.map(|bias| from_raw(bias, memory)).transpose()?,
+            })
+        };
         Ok(Self {
-            gate: Matrix::load_experts(&weights.gate, memory)?,
-            up: Matrix::load_experts(&weights.up, memory)?,
-            down: Matrix::load_experts(&weights.down, memory)?,
+            gate: linear(&weights.gate, biases.map(|biases| &biases.gate))?,
+            up: linear(&weights.up, biases.map(|biases| &biases.up))?,
+            down: linear(&weights.down, biases.map(|biases| &biases.down))?,
+            activation: weights.activation,
         })
     }
 
@@ -38,7 +54,7 @@ impl Experts {
         router: &Array,
         top_k: i32,
         renormalize: bool,
-        swiglu: &mut Compiled2,
+        activations: &Activations,
     ) -> Result<Array, Exception> {
         let (tokens, hidden) = (x.dim(0), x.dim(1));
         let shares = softmax_axis(router, -1, true)?;
@@ -64,7 +80,7 @@ impl Experts {
         let rows_of_x = take_axis(x, &row_tokens, 0)?.reshape(&[rows, 1, hidden])?;
         let gate = self.gate.project_by(&rows_of_x, &experts, sorted)?;
         let up = self.up.project_by(&rows_of_x, &experts, sorted)?;
-        let inner = swiglu((&gate, &up))?;
+        let inner = activations.gated(&gate, &up, self.activation)?;
         let mut said = self.down.project_by(&inner, &experts, sorted)?;
         if let Some(back) = back {
             said = take_axis(&said, &back, 0)?;
@@ -73,5 +89,17 @@ impl Experts {
             .multiply(shares.expand_dims(-1)?)?
             .sum_axis(1, false)?
             .as_dtype(x.dtype())
+    }
+}
+
+impl Linear {
+    /// As [`Matrix::project_by`].
+    fn project_by(&self, x: &Array, experts: &Array, sorted: bool) -> Result<Array, Exception> {
+        let product = self.matrix.project_by(x, experts, sorted)?;
+        match &self.bias {
+            // [n, 1, out].
+            Some(bias) => product.add(take_axis(bias, experts, 0)?.expand_dims(1)?),
+            None => Ok(product),
+        }
     }
 }

@@ -10,6 +10,7 @@
 //! Arrays of mlx-rs have operators that panic; nothing here uses them, only
 //! the methods that return what went wrong.
 
+mod activation;
 mod array;
 mod attention;
 mod experts;
@@ -18,18 +19,16 @@ mod sampling;
 mod sys;
 mod weights;
 
-use std::cell::RefCell;
-
 use mlx_rs::error::Exception;
 use mlx_rs::ops::indexing::{TryIndexOp, take_axis};
-use mlx_rs::transforms::compile::compile;
 use mlx_rs::transforms::{async_eval, eval};
 use mlx_rs::{Array, Device, DeviceType, fast, ops};
 
 use super::{
-    AttentionSettings, Backend, BackendError, Draw, Dtype, ExpertWeights, MatrixWeights, MemoryUse,
-    RawKv, RawTensor, Span, TokenSource,
+    Activation, AttentionSettings, Backend, BackendError, Draw, Dtype, ExpertWeights,
+    MatrixWeights, MemoryUse, RawKv, RawTensor, Span, TokenSource,
 };
+use activation::Activations;
 use array::{element_type, from_raw, length, to_raw};
 use attention::Kv;
 use experts::Experts;
@@ -41,11 +40,8 @@ use weights::Matrix;
 pub struct Mlx {
     device: DeviceType,
     memory: Memory,
-    swiglu: RefCell<Compiled2>,
+    activations: Activations,
 }
-
-/// A function of two arrays whose graph MLX has captured and fused.
-type Compiled2 = Box<dyn for<'a> FnMut((&'a Array, &'a Array)) -> Result<Array, Exception>>;
 
 /// The angles of a step: what they are computed from, for `rope_dynamic`
 /// computes them on the way.
@@ -56,6 +52,9 @@ pub struct Rotation {
     frequencies: Array,
     /// Dimensions rotated.
     dimensions: i32,
+    /// `[T, 1, 1]`: what the rotated dimensions are multiplied by, where that
+    /// is not 1.
+    magnitudes: Option<Array>,
 }
 
 impl Mlx {
@@ -75,11 +74,7 @@ impl Mlx {
         Ok(Self {
             device,
             memory,
-            // `silu(gate) * up` as one kernel instead of three.
-            swiglu: RefCell::new(Box::new(compile(
-                |(gate, up): (&Array, &Array)| gate.multiply(ops::sigmoid(gate)?)?.multiply(up),
-                true,
-            ))),
+            activations: Activations::new(),
         })
     }
 }
@@ -160,19 +155,35 @@ impl Backend for Mlx {
             .map_err(failed("split_heads"))
     }
 
-    fn rotation(&self, positions: &[u32], inv_freq: &[f32]) -> Result<Rotation, BackendError> {
+    fn rotation(
+        &self,
+        positions: &[u32],
+        inv_freq: &[f32],
+        magnitudes: &[f32],
+    ) -> Result<Rotation, BackendError> {
         let dimensions = length(2 * inv_freq.len(), "rotation")?;
         let offsets: Vec<i32> = positions.iter().map(|&position| position as i32).collect();
         let frequencies: Vec<f32> = inv_freq.iter().map(|freq| 1.0 / freq).collect();
+        let tokens = length(offsets.len(), "rotation")?;
+        let plain = magnitudes.iter().all(|&magnitude| magnitude == 1.0);
         Ok(Rotation {
-            offsets: Array::from_slice(&offsets, &[length(offsets.len(), "rotation")?]),
+            offsets: Array::from_slice(&offsets, &[tokens]),
             frequencies: Array::from_slice(&frequencies, &[dimensions / 2]),
             dimensions,
+            magnitudes: (!plain).then(|| Array::from_slice(magnitudes, &[tokens, 1, 1])),
         })
     }
 
     fn rotate(&self, x: &Array, rotation: &Rotation) -> Result<Array, BackendError> {
         let rotate = || {
+            let grown;
+            let x = match &rotation.magnitudes {
+                None => x,
+                Some(magnitudes) => {
+                    grown = activation::multiply_first(x, rotation.dimensions, magnitudes)?;
+                    &grown
+                }
+            };
             // Each token as a sequence of its own, one long: its offset is
             // its position. [T, heads, 1, head_dim].
             let rotated = fast::rope_dynamic(
@@ -242,8 +253,33 @@ impl Backend for Mlx {
         a.add(b).map_err(failed("add"))
     }
 
-    fn swiglu(&self, gate: &Array, up: &Array) -> Result<Array, BackendError> {
-        (self.swiglu.borrow_mut())((gate, up)).map_err(failed("swiglu"))
+    fn shift(&self, x: &Array, offset: f32) -> Result<Array, BackendError> {
+        activation::shift(x, offset).map_err(failed("shift"))
+    }
+
+    fn scale(&self, x: &Array, factor: f32) -> Result<Array, BackendError> {
+        activation::scale(x, factor).map_err(failed("scale"))
+    }
+
+    fn softcap(&self, x: &Array, cap: f32) -> Result<Array, BackendError> {
+        activation::softcap(x, cap).map_err(failed("softcap"))
+    }
+
+    fn gated(
+        &self,
+        gate: &Array,
+        up: &Array,
+        activation: Activation,
+    ) -> Result<Array, BackendError> {
+        self.activations
+            .gated(gate, up, activation)
+            .map_err(failed("gated"))
+    }
+
+    fn sigmoid_gate(&self, x: &Array, gate: &Array) -> Result<Array, BackendError> {
+        ops::sigmoid(gate)
+            .and_then(|gate| x.multiply(gate))
+            .map_err(failed("sigmoid_gate"))
     }
 
     fn mix_experts(
@@ -255,9 +291,8 @@ impl Backend for Mlx {
         renormalize: bool,
     ) -> Result<Array, BackendError> {
         let top_k = length(top_k, "mix_experts")?;
-        let mut swiglu = self.swiglu.borrow_mut();
         experts
-            .mix(x, router, top_k, renormalize, &mut swiglu)
+            .mix(x, router, top_k, renormalize, &self.activations)
             .map_err(failed("mix_experts"))
     }
 

@@ -13,6 +13,7 @@ fn attend(mlx: &Mlx, kv: &mut Kv) -> Result<Vec<f32>, BackendError> {
     let row = Array::from_slice(&[1.0f32; 2 * 64], &[1, 2, 64]);
     let settings = AttentionSettings {
         scale: 1.0,
+        softcap: None,
         window: None,
         sinks: None,
     };

@@ -20,6 +20,27 @@ fn qwen3() -> Value {
     })
 }
 
+/// The base of the first rope's frequencies, to the digits that f32 leaves.
+fn inverse_base(config: &DecoderConfig) -> f64 {
+    let frequency = f64::from(config.ropes[0].inv_freq[1]);
+    let base = frequency.powf(-(config.head_dim as f64) / 2.0);
+    (base / 100.0).round() * 100.0
+}
+
+/// A configuration of a family with some keys put in, or taken out by `null`.
+fn of_family(family: &str, changes: Value) -> Result<DecoderConfig, ConfigError> {
+    let mut config = qwen3();
+    let object = config.as_object_mut().unwrap();
+    object.insert("model_type".to_owned(), json!(family));
+    for (key, value) in changes.as_object().unwrap() {
+        match value {
+            Value::Null => object.remove(key),
+            value => object.insert(key.clone(), value.clone()),
+        };
+    }
+    DecoderConfig::parse(&config.to_string())
+}
+
 /// The configuration with one key replaced, or removed by `null`.
 fn parse_with(key: &str, value: Value) -> Result<DecoderConfig, ConfigError> {
     let mut config = qwen3();
@@ -40,8 +61,11 @@ fn a_published_configuration_is_read() {
         (config.heads, config.kv_heads, config.head_dim),
         (16, 8, 128)
     );
-    assert_eq!(config.rope_theta, 1e6);
-    assert!(config.tied_embeddings && config.qk_norm);
+    assert_eq!(inverse_base(&config), 1e6);
+    assert_eq!(config.tied_embeddings, Some(true));
+    assert_eq!(config.attention.qk_norm, QkNorm::Head);
+    assert_eq!(config.attention.scale, 128f32.powf(-0.5));
+    assert!(!config.attention.qkv_bias && !config.attention.output_bias);
     assert_eq!(
         config.quantizations.of("lm_head"),
         Some(Quantization::Affine {
@@ -51,7 +75,13 @@ fn a_published_configuration_is_read() {
     );
     let plain = LayerConfig {
         window: None,
-        experts: None,
+        rope: Some(0),
+        mlp: MlpConfig::Gated(GatedConfig {
+            width: 3072,
+            activation: Activation::Silu,
+            bias: false,
+            fused: false,
+        }),
     };
     assert_eq!(config.layers, [plain; 28]);
 }
@@ -65,10 +95,8 @@ fn transformers_5_writes_the_rope_elsewhere() {
         "rope_parameters".to_owned(),
         json!({"rope_theta": 5e5, "rope_type": "default"}),
     );
-    assert_eq!(
-        DecoderConfig::parse(&value.to_string()).unwrap().rope_theta,
-        5e5
-    );
+    let config = DecoderConfig::parse(&value.to_string()).unwrap();
+    assert_eq!(inverse_base(&config), 5e5);
 }
 
 #[test]
@@ -82,12 +110,13 @@ fn what_would_compute_something_else_is_refused_with_its_name() {
         ("num_key_value_heads", json!(3), "3 key-value heads"),
         ("head_dim", json!(63), "63"),
         ("rope_theta", json!(null), "rope_theta"),
-        ("rope_scaling", json!({"rope_type": "yarn"}), "yarn"),
-        ("rope_parameters", json!({"type": "linear"}), "linear"),
-        ("attention_bias", json!(true), "attention_bias"),
+        ("rope_scaling", json!({"rope_type": "ntk"}), "ntk"),
+        ("rope_parameters", json!({"type": "linear"}), "no factor"),
+        ("partial_rotary_factor", json!(0.001), "0 dimensions"),
+        ("no_rope_layers", json!([1, 0]), "28"),
+        ("num_local_experts", json!(8), "num_local_experts is 8"),
         ("use_sliding_window", json!(true), "use_sliding_window"),
         ("hidden_act", json!("gelu"), "gelu"),
-        ("mlp_bias", json!(true), "mlp_bias"),
         ("quantization", json!({"quant_method": "gptq"}), "gptq"),
     ] {
         let error = parse_with(key, value.clone()).expect_err(&format!("{key}: {value}"));
@@ -161,23 +190,141 @@ fn experts_are_in_the_layers_that_are_sparse() {
     };
     let sparse = |step| -> Vec<bool> {
         let layers = parse(2, step).unwrap().layers;
-        layers.iter().map(|layer| layer.experts.is_some()).collect()
+        let sparse = |layer: &LayerConfig| matches!(layer.mlp, MlpConfig::Experts(_));
+        layers.iter().map(sparse).collect()
     };
     assert_eq!(sparse(1), [true, false, true, true]);
     assert_eq!(sparse(2), [false, false, false, true]);
     assert_eq!(
-        parse(2, 1).unwrap().layers[0].experts,
-        Some(ExpertsConfig {
+        parse(2, 1).unwrap().layers[0].mlp,
+        MlpConfig::Experts(ExpertsConfig {
+            router: "mlp.gate",
+            experts: "mlp.switch_mlp",
             count: 8,
             top_k: 2,
             renormalize: true,
-            intermediate_size: 96
+            width: 96,
+            activation: Activation::Silu,
+            bias: false,
+            shared: None,
         })
     );
     for top_k in [0, 9] {
         let error = parse(top_k, 1).unwrap_err().to_string();
         assert!(error.contains("num_experts_per_tok"), "{error}");
     }
+}
+
+#[test]
+fn families_differ_as_their_descriptions_say() {
+    let gemma = json!({
+        "hidden_act": "gelu_pytorch_tanh", "tie_word_embeddings": null, "num_hidden_layers": 6,
+        "rope_theta": null, "sliding_window": 64
+    });
+    let gemma3 = of_family("gemma3_text", gemma.clone()).unwrap();
+    assert_eq!(inverse_base(&gemma3), 1e6);
+    assert_eq!(gemma3.ropes.len(), 2);
+    let layers = gemma3.layers.iter().map(|layer| (layer.window, layer.rope));
+    let sliding = (Some(64), Some(1));
+    assert_eq!(
+        layers.collect::<Vec<_>>(),
+        [sliding, sliding, sliding, sliding, sliding, (None, Some(0))]
+    );
+    assert_eq!(gemma3.norms, NormPlacement::Around);
+    assert_eq!((gemma3.norm_offset, gemma3.embedding_scale), (1.0, 32.0));
+    assert_eq!(gemma3.attention.scale, 1.0 / 16.0);
+    assert_eq!(gemma3.tied_embeddings, None);
+
+    let mut with_base = gemma;
+    with_base["rope_theta"] = json!(10_000);
+    let gemma2 = of_family("gemma2", with_base).unwrap();
+    let windows: Vec<bool> = gemma2.layers.iter().map(|l| l.window.is_some()).collect();
+    assert_eq!(windows, [true, false, true, false, true, false]);
+    assert_eq!(
+        (gemma2.attention.softcap, gemma2.logits_softcap),
+        (Some(50.0), Some(30.0))
+    );
+    assert_eq!(gemma2.ropes.len(), 1);
+
+    let qwen2 = of_family("qwen2", json!({})).unwrap();
+    assert!(qwen2.attention.qkv_bias && !qwen2.attention.output_bias);
+
+    let granite = of_family(
+        "granite",
+        json!({
+            "attention_multiplier": 0.25, "embedding_multiplier": 12, "residual_multiplier": 0.5,
+            "logits_scaling": 8
+        }),
+    )
+    .unwrap();
+    assert_eq!(
+        (granite.attention.scale, granite.embedding_scale),
+        (0.25, 12.0)
+    );
+    assert_eq!((granite.residual_scale, granite.logits_scale), (0.5, 0.125));
+
+    let smollm = of_family("smollm3", json!({"num_hidden_layers": 5})).unwrap();
+    let ropes: Vec<_> = smollm.layers.iter().map(|layer| layer.rope).collect();
+    assert_eq!(ropes, [Some(0), Some(0), Some(0), None, Some(0)]);
+
+    let phi = of_family("phi3", json!({"partial_rotary_factor": 0.75})).unwrap();
+    assert_eq!(phi.ropes[0].inv_freq.len(), 48);
+    assert!(phi.attention.fused);
+
+    let olmo = of_family(
+        "olmo3",
+        json!({
+            "num_hidden_layers": 4, "sliding_window": 16,
+            "rope_scaling": {"rope_type": "linear", "factor": 2}
+        }),
+    )
+    .unwrap();
+    let halved = olmo.ropes[0].inv_freq[0] / olmo.ropes[1].inv_freq[0];
+    assert_eq!(
+        (halved, olmo.layers[3].rope, olmo.layers[0].rope),
+        (0.5, Some(0), Some(1))
+    );
+
+    let oss = of_family(
+        "gpt_oss",
+        json!({
+            "num_hidden_layers": 2, "sliding_window": 16, "num_local_experts": 4,
+            "num_experts_per_tok": 2
+        }),
+    )
+    .unwrap();
+    assert!(oss.attention.sinks && oss.attention.output_bias);
+    let MlpConfig::Experts(experts) = oss.layers[0].mlp else {
+        panic!("gpt-oss has experts");
+    };
+    assert!(experts.bias && experts.renormalize && experts.width == 3072);
+}
+
+#[test]
+fn a_language_model_within_a_larger_one_is_found() {
+    let mut inner = qwen3();
+    let object = inner.as_object_mut().unwrap();
+    object.remove("quantization");
+    object.remove("model_type");
+    object.insert("hidden_act".to_owned(), json!("gelu_pytorch_tanh"));
+    let whole = json!({
+        "model_type": "gemma3", "text_config": inner, "vision_config": {"hidden_size": 1},
+        "quantization": {"group_size": 32, "bits": 8}
+    });
+    let config = DecoderConfig::parse(&whole.to_string()).unwrap();
+    assert_eq!(
+        (config.family.as_str(), config.prefix),
+        ("gemma3_text", "language_model.")
+    );
+    assert_eq!(config.hidden_size, 1024);
+    let quantization = config.quantizations.of("language_model.lm_head");
+    assert_eq!(
+        quantization,
+        Some(Quantization::Affine {
+            group_size: 32,
+            bits: 8
+        })
+    );
 }
 
 #[test]

@@ -61,18 +61,25 @@ impl<'a> Query<'a> {
     }
 
     /// Turns a page's scores into weights, and what was summed so far into
-    /// what it is beside them. `begins` is the page's first position.
+    /// what it is beside them.
     #[inline(always)]
-    fn weigh(&mut self, scores: &mut [f32; PAGE], scale: f32, begins: usize) {
-        let first = self.seen.start.saturating_sub(begins);
-        let end = self.seen.end.saturating_sub(begins).min(PAGE);
+    fn weigh(&mut self, scores: &mut [f32; PAGE], page: &Attend<'_>) {
+        let Scores { scale, softcap } = page.settings;
+        for score in scores.iter_mut() {
+            *score *= scale;
+        }
+        if let Some(cap) = softcap {
+            for score in scores.iter_mut() {
+                *score = cap * tanh(*score / cap);
+            }
+        }
+        let first = self.seen.start.saturating_sub(page.begins);
+        let end = self.seen.end.saturating_sub(page.begins).min(PAGE);
         for (place, score) in scores.iter_mut().enumerate() {
             let seen = place >= first && place < end;
-            *score = if seen {
-                *score * scale
-            } else {
-                f32::NEG_INFINITY
-            };
+            if !seen {
+                *score = f32::NEG_INFINITY;
+            }
         }
         let mut tops = [f32::NEG_INFINITY; LANES];
         for scores in scores.chunks_exact(LANES) {
@@ -132,6 +139,22 @@ fn exp(x: f32) -> f32 {
     if x < -87.0 { 0.0 } else { sum * power }
 }
 
+/// By way of [`exp`]: to within some units of the last place of 1.
+#[inline(always)]
+fn tanh(x: f32) -> f32 {
+    let e = exp(-2.0 * x.abs());
+    ((1.0 - e) / (1.0 + e)).copysign(x)
+}
+
+/// What becomes of scores.
+#[derive(Clone, Copy)]
+pub(super) struct Scores {
+    /// As in [`crate::backend::AttentionSettings`].
+    pub(super) scale: f32,
+    /// As in [`crate::backend::AttentionSettings`].
+    pub(super) softcap: Option<f32>,
+}
+
 /// A head's keys and values of one page.
 #[derive(Clone, Copy)]
 pub(super) struct Attend<'a> {
@@ -141,16 +164,16 @@ pub(super) struct Attend<'a> {
     values: &'a [f32],
     /// The page's first position.
     begins: usize,
-    scale: f32,
+    settings: Scores,
 }
 
 impl<'a> Attend<'a> {
-    pub(super) fn new(keys: &'a [f32], values: &'a [f32], begins: usize, scale: f32) -> Self {
+    pub(super) fn new(keys: &'a [f32], values: &'a [f32], begins: usize, settings: Scores) -> Self {
         Self {
             keys,
             values,
             begins,
-            scale,
+            settings,
         }
     }
 
@@ -203,7 +226,7 @@ impl<const Q: usize> WithSimd for AttendFew<'_, '_, Q> {
         }
         let mut end = 0;
         for q in 0..Q {
-            self.queries[q].weigh(&mut scores[q], self.page.scale, self.page.begins);
+            self.queries[q].weigh(&mut scores[q], &self.page);
             end = end.max(self.queries[q].seen.end.saturating_sub(self.page.begins));
         }
         let end = end.min(PAGE);

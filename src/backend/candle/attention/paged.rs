@@ -13,7 +13,7 @@ use pulp::Arch;
 use rayon::prelude::*;
 
 use super::Kv;
-use super::kernel::{Attend, PAGE, Query, padded};
+use super::kernel::{Attend, PAGE, Query, Scores, padded};
 use crate::backend::candle::with_elements;
 use crate::backend::{AttentionSettings, Span};
 
@@ -148,7 +148,10 @@ pub(super) fn attention(
                 let step = Step {
                     heads,
                     head_dim,
-                    scale: settings.scale,
+                    scores: Scores {
+                        scale: settings.scale,
+                        softcap: settings.softcap,
+                    },
                     window: settings.window.unwrap_or(usize::MAX),
                     sinks: sinks.as_deref(),
                     q,
@@ -185,7 +188,7 @@ fn append<'a>(
 struct Step<'a> {
     heads: usize,
     head_dim: usize,
-    scale: f32,
+    scores: Scores,
     window: usize,
     sinks: Option<&'a [f32]>,
     /// `[T, heads, head_dim]`.
@@ -283,7 +286,7 @@ impl Step<'_> {
                 if let Some(other) = common.filter(|other| !Arc::ptr_eq(other, own)) {
                     let (keys, values) = row.kv.head(other, kv_head);
                     let queries = &mut queries;
-                    Attend::new(keys, values, begins, self.scale).run(arch, queries, &tile);
+                    Attend::new(keys, values, begins, self.scores).run(arch, queries, &tile);
                     tile.clear();
                 }
                 common = Some(own);
@@ -291,7 +294,7 @@ impl Step<'_> {
             }
             if let (Some(page), Some(row)) = (common, rows.first()) {
                 let (keys, values) = row.kv.head(page, kv_head);
-                Attend::new(keys, values, begins, self.scale).run(arch, &mut queries, &tile);
+                Attend::new(keys, values, begins, self.scores).run(arch, &mut queries, &tile);
             }
         }
         for (query, output) in queries.iter().zip(output.chunks_exact_mut(head_dim)) {

@@ -4,6 +4,7 @@
 use candle_core::{D, Result, Tensor};
 
 use super::Kv;
+use crate::backend::candle::activation::softcap;
 use crate::backend::{AttentionSettings, Span};
 
 /// Rows the buffers grow by: a few steps of decoding between two copies, and
@@ -151,6 +152,10 @@ fn one_sequence(
     let k = k.transpose(0, 1)?.contiguous()?;
     let v = v.transpose(0, 1)?.contiguous()?;
     let scores = (q.matmul(&k.transpose(1, 2)?)? * f64::from(settings.scale))?;
+    let scores = match settings.softcap {
+        Some(cap) => softcap(&scores, cap)?,
+        None => scores,
+    };
     let scores = if n == 1 {
         scores
     } else {

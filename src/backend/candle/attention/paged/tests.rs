@@ -89,6 +89,7 @@ fn paged(kv_heads: usize, dim: usize) -> Kv {
 
 const PLAIN: AttentionSettings<'_, Tensor> = AttentionSettings {
     scale: 0.125,
+    softcap: None,
     window: None,
     sinks: None,
 };
@@ -99,9 +100,14 @@ fn it_is_what_plain_products_make_in_chunks_with_windows_and_sinks() {
     for (heads, kv_heads, dim) in [(4, 2, 64), (3, 3, 16), (8, 1, 80), (6, 2, 12), (2, 1, 128)] {
         let sinks = random(dice, (1, 1, heads)).flatten_all().unwrap();
         for window in [None, Some(1), Some(20), Some(32), Some(100)] {
-            for sinks in [None, Some(&sinks)] {
+            for (sinks, softcap) in [
+                (None, None),
+                (Some(&sinks), None),
+                (Some(&sinks), Some(0.7)),
+            ] {
                 let settings = AttentionSettings {
                     scale: 0.3,
+                    softcap,
                     window,
                     sinks,
                 };

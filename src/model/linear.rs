@@ -1,0 +1,157 @@
+//! A projection: a weight matrix, and what is added to its product.
+
+use super::ModelError;
+use super::config::DecoderConfig;
+use super::weights::Weights;
+use crate::backend::{Backend, ExpertBiases, ExpertWeights, MatrixWeights};
+use crate::model::config::ExpertsConfig;
+
+/// Finds weights by name and makes them ready.
+pub(super) struct Loader<'a, B: Backend> {
+    pub(super) backend: &'a B,
+    pub(super) weights: &'a Weights,
+    pub(super) config: &'a DecoderConfig,
+}
+
+/// `[T, in]` to `[T, out]`.
+pub(super) struct Linear<B: Backend> {
+    matrix: B::Matrix,
+    /// `[out]`.
+    bias: Option<B::Tensor>,
+}
+
+impl<B: Backend> Linear<B> {
+    pub(super) fn forward(&self, backend: &B, x: &B::Tensor) -> Result<B::Tensor, ModelError> {
+        let product = backend.project(x, &self.matrix)?;
+        Ok(match &self.bias {
+            Some(bias) => backend.add(&product, bias)?,
+            None => product,
+        })
+    }
+}
+
+impl<B: Backend> Loader<'_, B> {
+    /// What the weights call the part `name`.
+    fn full(&self, name: &str) -> String {
+        format!("{}{name}", self.config.prefix)
+    }
+
+    /// A norm's weights, `[size]`.
+    pub(super) fn norm(&self, name: &str, size: usize) -> Result<B::Tensor, ModelError> {
+        let weight = self.parameter(name, size)?;
+        Ok(match self.config.norm_offset {
+            0.0 => weight,
+            offset => self.backend.shift(&weight, offset)?,
+        })
+    }
+
+    /// A parameter `[size]`.
+    pub(super) fn parameter(&self, name: &str, size: usize) -> Result<B::Tensor, ModelError> {
+        let stored = self.weights.parameter(&self.full(name), &[size])?;
+        Ok(self.backend.parameter(&stored)?)
+    }
+
+    /// A matrix `[rows, columns]` that nothing is added to.
+    pub(super) fn matrix(
+        &self,
+        name: &str,
+        rows: usize,
+        columns: usize,
+    ) -> Result<B::Matrix, ModelError> {
+        Ok(self.backend.matrix(self.stored(name, &[rows, columns])?)?)
+    }
+
+    fn stored(&self, name: &str, shape: &[usize]) -> Result<MatrixWeights, ModelError> {
+        let quantizations = &self.config.quantizations;
+        self.weights.matrix(&self.full(name), shape, quantizations)
+    }
+
+    /// A projection `[columns]` to `[rows]`.
+    pub(super) fn linear(
+        &self,
+        name: &str,
+        rows: usize,
+        columns: usize,
+        bias: bool,
+    ) -> Result<Linear<B>, ModelError> {
+        self.has_bias(name, bias)?;
+        Ok(Linear {
+            matrix: self.matrix(name, rows, columns)?,
+            bias: match bias {
+                true => Some(self.parameter(&format!("{name}.bias"), rows)?),
+                false => None,
+            },
+        })
+    }
+
+    /// Several projections of one input that are stored as one matrix, of
+    /// `rows` rows each.
+    pub(super) fn fused<const N: usize>(
+        &self,
+        name: &str,
+        rows: [usize; N],
+        columns: usize,
+    ) -> Result<[Linear<B>; N], ModelError> {
+        self.has_bias(name, false)?;
+        let stored = self.stored(name, &[rows.iter().sum(), columns])?;
+        let mut end = 0;
+        let mut parts = Vec::with_capacity(N);
+        for count in rows {
+            let part = stored.rows(end..end + count).ok_or_else(|| {
+                ModelError::Weights(format!("{name} has fewer rows than it should"))
+            })?;
+            end += count;
+            parts.push(Linear {
+                matrix: self.backend.matrix(part)?,
+                bias: None,
+            });
+        }
+        parts
+            .try_into()
+            .map_err(|_| ModelError::Weights(format!("{name} does not come apart")))
+    }
+
+    /// The experts of a layer, stacked as mlx-lm stores them.
+    pub(super) fn experts(
+        &self,
+        name: &str,
+        config: &ExpertsConfig,
+    ) -> Result<B::Experts, ModelError> {
+        let (hidden, width, count) = (self.config.hidden_size, config.width, config.count);
+        let stacked = |part: &str, rows, columns| {
+            let name = format!("{name}.{part}");
+            self.has_bias(&name, config.bias)?;
+            self.stored(&name, &[count, rows, columns])
+        };
+        let bias = |part: &str, rows| {
+            let name = self.full(&format!("{name}.{part}.bias"));
+            self.weights.parameter(&name, &[count, rows])
+        };
+        Ok(self.backend.experts(ExpertWeights {
+            gate: stacked("gate_proj", width, hidden)?,
+            up: stacked("up_proj", width, hidden)?,
+            down: stacked("down_proj", hidden, width)?,
+            biases: match config.bias {
+                true => Some(ExpertBiases {
+                    gate: bias("gate_proj", width)?,
+                    up: bias("up_proj", width)?,
+                    down: bias("down_proj", hidden)?,
+                }),
+                false => None,
+            },
+            activation: config.activation,
+            count,
+        })?)
+    }
+
+    /// Refuses a bias that would be left out. One that is missing shows when
+    /// it is looked for.
+    fn has_bias(&self, name: &str, expected: bool) -> Result<(), ModelError> {
+        match !expected && self.weights.has(&self.full(&format!("{name}.bias"))) {
+            true => Err(ModelError::Weights(format!(
+                "{name} has a bias, which config.json says nothing of"
+            ))),
+            false => Ok(()),
+        }
+    }
+}
