@@ -309,6 +309,7 @@ pub trait Backend: 'static {
     ) -> Result<Self::Tensor, BackendError>;
 
     /// `a + b`, of one shape, or `b` a row that is added to every row of `a`.
+    /// The sum is of `a`'s type.
     fn add(&self, a: &Self::Tensor, b: &Self::Tensor) -> Result<Self::Tensor, BackendError>;
 
     /// `x + offset`.

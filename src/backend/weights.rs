@@ -61,6 +61,25 @@ impl RawTensor {
         })
     }
 
+    /// `[a, b]` as `[b, a]`; a tensor of another rank as it is.
+    pub fn transposed(&self) -> Self {
+        let &[rows, columns] = self.shape.as_slice() else {
+            return self.clone();
+        };
+        let size = self.dtype.size();
+        let mut bytes = Vec::with_capacity(self.bytes.len());
+        for column in 0..columns {
+            for row in 0..rows {
+                bytes.extend_from_slice(&self.bytes[(row * columns + column) * size..][..size]);
+            }
+        }
+        Self {
+            dtype: self.dtype,
+            shape: vec![columns, rows],
+            bytes: bytes.into(),
+        }
+    }
+
     /// Entry `index` of the first axis, `None` if there is none such.
     pub fn entry(&self, index: usize) -> Option<Self> {
         let (&count, shape) = self.shape.split_first()?;

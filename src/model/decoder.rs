@@ -7,10 +7,11 @@
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
+use super::adapter::Adapter;
 use super::config::DecoderConfig;
 use super::files::ModelFiles;
 use super::layer::{Layer, Rotations};
-use super::linear::Loader;
+use super::linear::{Linear, Loader};
 use super::weights::Weights;
 use super::{Input, KvLayout, Logits, Model, ModelError, ModelInfo, SequenceId, Step, Tokens};
 use crate::backend::{Backend, Draw, MemoryUse, RawKv, RawTensor, Span, TokenSource};
@@ -24,7 +25,7 @@ pub(super) struct Decoder<B: Backend> {
     layers: Vec<Layer<B>>,
     norm: B::Tensor,
     /// `None` where it is the embedding.
-    output: Option<B::Matrix>,
+    output: Option<Linear<B>>,
     sequences: BTreeMap<SequenceId, Sequence<B>>,
     next_sequence: u64,
     /// Shared with the steps that are not over. The last field: everything it
@@ -68,11 +69,16 @@ impl<B: Backend> Decoder<B> {
         progress: &dyn Progress,
     ) -> Result<Self, ModelError> {
         let weights = Weights::open(files)?;
+        let adapter = match files.adapter() {
+            Some(files) => Some(Adapter::open(&files)?),
+            None => None,
+        };
         progress.begin(weights.total_bytes(), weights.files());
         let loader = Loader {
             backend: &backend,
             weights: &weights,
             config: &config,
+            adapter: adapter.as_ref(),
         };
         let (hidden, vocabulary) = (config.hidden_size, config.vocabulary_size);
         let embedding = loader.matrix("model.embed_tokens", vocabulary, hidden)?;
@@ -87,9 +93,12 @@ impl<B: Backend> Decoder<B> {
         };
         let output = match tied {
             true => None,
-            false => Some(loader.matrix("lm_head", vocabulary, hidden)?),
+            false => Some(loader.linear("lm_head", vocabulary, hidden, false)?),
         };
         let norm = loader.norm("model.norm.weight", hidden)?;
+        if let Some(adapter) = &adapter {
+            adapter.check()?;
+        }
         progress.advance("", weights.take_loaded());
         progress.done();
         backend.loaded()?;
@@ -230,8 +239,10 @@ impl<B: Backend> Decoder<B> {
         let x = self
             .backend
             .rms_norm(&x, &self.norm, self.config.norm_eps)?;
-        let output = self.output.as_ref().unwrap_or(&self.embedding);
-        let mut logits = self.backend.project(&x, output)?;
+        let mut logits = match &self.output {
+            Some(output) => output.forward(&self.backend, &x)?,
+            None => self.backend.project(&x, &self.embedding)?,
+        };
         if self.config.logits_scale != 1.0 {
             logits = self.backend.scale(&logits, self.config.logits_scale)?;
         }

@@ -13,6 +13,8 @@ pub enum ModelFiles {
     Folder(PathBuf),
     /// Files embedded in the program: names and contents.
     Embedded(&'static [(&'static str, &'static [u8])]),
+    /// Those of a model, and the folder of an adapter to it.
+    Adapted(Box<ModelFiles>, PathBuf),
 }
 
 /// A model file that cannot be had.
@@ -35,6 +37,20 @@ pub enum FilesError {
 }
 
 impl ModelFiles {
+    /// The same model with the adapter in the folder `adapter`.
+    #[must_use]
+    pub fn with_adapter(self, adapter: PathBuf) -> Self {
+        Self::Adapted(Box::new(self), adapter)
+    }
+
+    /// The files of the adapter, if the model has one.
+    pub fn adapter(&self) -> Option<Self> {
+        match self {
+            Self::Adapted(_, adapter) => Some(Self::Folder(adapter.clone())),
+            Self::Folder(_) | Self::Embedded(_) => None,
+        }
+    }
+
     /// The names of all files, sorted.
     ///
     /// # Errors
@@ -49,6 +65,7 @@ impl ModelFiles {
                 .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
                 .collect(),
             Self::Embedded(files) => files.iter().map(|(name, _)| (*name).to_owned()).collect(),
+            Self::Adapted(model, _) => return model.names(),
         };
         names.sort();
         Ok(names)
@@ -72,6 +89,7 @@ impl ModelFiles {
                 .find(|(known, _)| *known == name)
                 .map(|(_, bytes)| Blob::from_static(bytes))
                 .ok_or_else(|| FilesError::Missing(name.to_owned())),
+            Self::Adapted(model, _) => model.open(name),
         }
     }
 

@@ -60,13 +60,18 @@ impl ModelFiles {
     ///   than what is saved by knowing;
     /// - of an embedded one, its bytes: there is no time to tell it by.
     ///
-    /// An adapter in the folder is one of these files; one from elsewhere would
-    /// have to be added.
+    /// With an adapter, it is the two folders' together.
     ///
     /// # Errors
     /// If a file cannot be read.
     pub fn fingerprint(&self) -> Result<Fingerprint, FilesError> {
         let mut hash = Sha256::new();
+        if let Self::Adapted(model, adapter) = self {
+            for files in [model.as_ref(), &Self::Folder(adapter.clone())] {
+                hash.update(files.fingerprint()?.as_bytes());
+            }
+            return Ok(Fingerprint(hash.finalize().into()));
+        }
         let version = concat!(env!("CARGO_PKG_NAME"), " ", env!("CARGO_PKG_VERSION"));
         part(&mut hash, version.as_bytes());
         part(&mut hash, &COMPUTATION.to_le_bytes());

@@ -1,6 +1,9 @@
 //! A projection: a weight matrix, and what is added to its product.
 
+use std::ops::Range;
+
 use super::ModelError;
+use super::adapter::Adapter;
 use super::config::DecoderConfig;
 use super::weights::Weights;
 use crate::backend::{Backend, ExpertBiases, ExpertWeights, MatrixWeights};
@@ -11,6 +14,7 @@ pub(super) struct Loader<'a, B: Backend> {
     pub(super) backend: &'a B,
     pub(super) weights: &'a Weights,
     pub(super) config: &'a DecoderConfig,
+    pub(super) adapter: Option<&'a Adapter>,
 }
 
 /// `[T, in]` to `[T, out]`.
@@ -18,15 +22,29 @@ pub(super) struct Linear<B: Backend> {
     matrix: B::Matrix,
     /// `[out]`.
     bias: Option<B::Tensor>,
+    adapter: Option<LowRank<B>>,
+}
+
+/// An adapter's addition to a projection.
+struct LowRank<B: Backend> {
+    /// `[rank, in]`.
+    down: B::Matrix,
+    /// `[out, rank]`.
+    up: B::Matrix,
+    scale: f32,
 }
 
 impl<B: Backend> Linear<B> {
     pub(super) fn forward(&self, backend: &B, x: &B::Tensor) -> Result<B::Tensor, ModelError> {
-        let product = backend.project(x, &self.matrix)?;
-        Ok(match &self.bias {
-            Some(bias) => backend.add(&product, bias)?,
-            None => product,
-        })
+        let mut product = backend.project(x, &self.matrix)?;
+        if let Some(bias) = &self.bias {
+            product = backend.add(&product, bias)?;
+        }
+        if let Some(LowRank { down, up, scale }) = &self.adapter {
+            let added = backend.project(&backend.project(x, down)?, up)?;
+            product = backend.add(&product, &backend.scale(&added, *scale)?)?;
+        }
+        Ok(product)
     }
 }
 
@@ -81,7 +99,31 @@ impl<B: Backend> Loader<'_, B> {
                 true => Some(self.parameter(&format!("{name}.bias"), rows)?),
                 false => None,
             },
+            adapter: self.low_rank(name, rows, columns, 0..rows)?,
         })
+    }
+
+    /// What the adapter adds to rows `part` of the projection `name`.
+    fn low_rank(
+        &self,
+        name: &str,
+        rows: usize,
+        columns: usize,
+        part: Range<usize>,
+    ) -> Result<Option<LowRank<B>>, ModelError> {
+        let Some(adapter) = self.adapter else {
+            return Ok(None);
+        };
+        let Some(found) = adapter.take(&self.full(name), rows, columns)? else {
+            return Ok(None);
+        };
+        let up = found.up.entries(part);
+        let up = up.ok_or_else(|| ModelError::Adapter(format!("{name} has fewer rows")))?;
+        Ok(Some(LowRank {
+            down: self.backend.matrix(MatrixWeights::Dense(found.down))?,
+            up: self.backend.matrix(MatrixWeights::Dense(up))?,
+            scale: found.scale,
+        }))
     }
 
     /// Several projections of one input that are stored as one matrix, of
@@ -93,17 +135,20 @@ impl<B: Backend> Loader<'_, B> {
         columns: usize,
     ) -> Result<[Linear<B>; N], ModelError> {
         self.has_bias(name, false)?;
-        let stored = self.stored(name, &[rows.iter().sum(), columns])?;
+        let all = rows.iter().sum();
+        let stored = self.stored(name, &[all, columns])?;
         let mut end = 0;
         let mut parts = Vec::with_capacity(N);
         for count in rows {
-            let part = stored.rows(end..end + count).ok_or_else(|| {
+            let range = end..end + count;
+            end = range.end;
+            let part = stored.rows(range.clone()).ok_or_else(|| {
                 ModelError::Weights(format!("{name} has fewer rows than it should"))
             })?;
-            end += count;
             parts.push(Linear {
                 matrix: self.backend.matrix(part)?,
                 bias: None,
+                adapter: self.low_rank(name, all, columns, range)?,
             });
         }
         parts

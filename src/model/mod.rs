@@ -1,6 +1,7 @@
 //! The model: its files, its tokenizer and the config-driven decoder over
 //! [`crate::backend`]. Knows nothing of requests.
 
+mod adapter;
 mod config;
 mod decoder;
 mod files;
@@ -218,6 +219,9 @@ pub enum ModelError {
     /// Its weights are incomplete or damaged.
     #[error("the model's weights do not load: {0}")]
     Weights(String),
+    /// Its adapter is incomplete, damaged or of another model.
+    #[error("the adapter cannot be used: {0}")]
+    Adapter(String),
     /// The tensor library failed.
     #[error("the tensor library failed in {0}")]
     Backend(#[from] BackendError),

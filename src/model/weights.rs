@@ -40,8 +40,12 @@ impl Weights {
     /// `.safetensors` file whose name begins with `model`, or else the only
     /// one there is.
     pub(super) fn open(files: &ModelFiles) -> Result<Self, ModelError> {
+        Self::of_files(files, shards(files)?)
+    }
+
+    /// Maps the files named `shards`.
+    pub(super) fn of_files(files: &ModelFiles, shards: Vec<String>) -> Result<Self, ModelError> {
         let mut tensors = HashMap::new();
-        let shards = shards(files)?;
         let files_count = shards.len();
         for file in shards {
             let blob = files.open(&file)?;
@@ -114,6 +118,17 @@ impl Weights {
     /// Whether there is a tensor `name`.
     pub(super) fn has(&self, name: &str) -> bool {
         self.tensors.contains_key(name)
+    }
+
+    /// The names of all tensors.
+    pub(super) fn names(&self) -> impl Iterator<Item = &str> {
+        self.tensors.keys().map(String::as_str)
+    }
+
+    /// The shape of the tensor `name`, if there is one that can be read.
+    pub(super) fn shape(&self, name: &str) -> Option<&[usize]> {
+        let tensor = self.tensors.get(name)?.tensor.as_ref().ok()?;
+        Some(&tensor.shape)
     }
 
     /// The tensor `name`, which must have the shape `shape`.

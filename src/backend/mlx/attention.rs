@@ -4,7 +4,7 @@ use mlx_rs::Array;
 use mlx_rs::error::Exception;
 use mlx_rs::fast::{ScaledDotProductAttentionMask, scaled_dot_product_attention};
 use mlx_rs::ops::indexing::{TryIndexMutOp, TryIndexOp};
-use mlx_rs::ops::{broadcast_to, concatenate, softmax_axis, which, zeros_dtype};
+use mlx_rs::ops::{broadcast_to, concatenate, select, softmax_axis, zeros_dtype};
 
 use super::activation::{scale, softcap};
 use super::array::length;
@@ -261,7 +261,7 @@ fn capped(
     let scores = softcap(&q.matmul(keys)?, cap)?.reshape(&[kv_heads, group, n, seen])?;
     let sees = band_mask(n, seen, settings.window.unwrap_or(usize::MAX));
     let never = Array::from_f32(f32::NEG_INFINITY).as_dtype(scores.dtype())?;
-    let scores = which(&sees, scores, never)?;
+    let scores = select(&sees, scores, never)?;
     let weights = match settings.sinks {
         None => softmax_axis(scores, -1, true)?,
         Some(sinks) => {

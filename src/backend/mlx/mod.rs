@@ -250,7 +250,10 @@ impl Backend for Mlx {
     }
 
     fn add(&self, a: &Array, b: &Array) -> Result<Array, BackendError> {
-        a.add(b).map_err(failed("add"))
+        // An adapter's products are of its own type.
+        b.as_dtype(a.dtype())
+            .and_then(|b| a.add(b))
+            .map_err(failed("add"))
     }
 
     fn shift(&self, x: &Array, offset: f32) -> Result<Array, BackendError> {

@@ -14,6 +14,8 @@ struct Golden {
     prompts: Vec<Case>,
     /// The largest logit, by size.
     scale: f32,
+    /// The folder of an adapter, beside the model.
+    adapter: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -67,7 +69,10 @@ fn subjects() -> Vec<Subject> {
         };
         for &backend in BackendChoice::BUILT_IN {
             let mut add = |what: &str, path: &Path, unit: f32, kept: Option<TempDir>| {
-                let files = ModelFiles::Folder(path.to_owned());
+                let mut files = ModelFiles::Folder(path.to_owned());
+                if let Some(adapter) = read().adapter {
+                    files = files.with_adapter(folder.join(adapter));
+                }
                 let model = load(&files, backend, &()).unwrap();
                 let config = DecoderConfig::load(&files).unwrap();
                 let golden = read();
