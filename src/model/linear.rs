@@ -165,6 +165,12 @@ impl<B: Backend> Loader<'_, B> {
         let (hidden, width, count) = (self.config.hidden_size, config.width, config.count);
         let stacked = |part: &str, rows, columns| {
             let name = format!("{name}.{part}");
+            if !self.weights.has(&self.full(&format!("{name}.weight"))) {
+                return Err(ModelError::Weights(format!(
+                    "{name}.weight is missing; experts have to be stacked as mlx-lm stores them: \
+                     take the model from mlx-community, or convert it with mlx_lm.convert"
+                )));
+            }
             self.has_bias(&name, config.bias)?;
             self.stored(&name, &[count, rows, columns])
         };
