@@ -177,3 +177,9 @@ MODELS = {
     "ministral3-4bit": (MINISTRAL3, (64, 4, "affine")),
     "qwen2-moe-4bit": (QWEN2_MOE, (32, 4, "affine")),
 }
+# How long those are trained that are not there after 240 steps.
+STEPS = {
+    "qwen2-4bit": 400, "gemma3-4bit": 480, "gemma3-nested-bf16": 480, "gpt-oss-mxfp4": 600,
+    "olmo2-bf16": 360, "olmo3-4bit": 480, "smollm3-bf16": 360, "mixtral-4bit": 360,
+    "llama-linear-bias-bf16": 480, "qwen2-moe-4bit": 480,
+}
