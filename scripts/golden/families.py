@@ -71,7 +71,7 @@ MINISTRAL3 = family("ministral3", "Ministral3ForCausalLM", {
         **YARN, "type": "yarn", "mscale": 1.0, "mscale_all_dim": 1.0,
         "llama_4_scaling_beta": 0.3, "rope_theta": 1000000.0}})
 QWEN2 = family("qwen2", "Qwen2ForCausalLM", {
-    "max_window_layers": 2, "rms_norm_eps": 1e-06, "rope_theta": 1000000.0,
+    "max_window_layers": 2, "rms_norm_eps": 1e-06, "rope_theta": 10000.0,
     "sliding_window": 32768, "use_sliding_window": False})
 QWEN2_MOE = family("qwen2_moe", "Qwen2MoeForCausalLM", UNTIED | {
     "decoder_sparse_step": 1, "mlp_only_layers": [], "moe_intermediate_size": 32,
@@ -179,7 +179,9 @@ MODELS = {
 }
 # How long those are trained that are not there after 240 steps.
 STEPS = {
-    "qwen2-4bit": 400, "gemma3-4bit": 480, "gemma3-nested-bf16": 480, "gpt-oss-mxfp4": 600,
-    "olmo2-bf16": 360, "olmo3-4bit": 480, "smollm3-bf16": 360, "mixtral-4bit": 360,
-    "llama-linear-bias-bf16": 480, "qwen2-moe-4bit": 480,
+    "qwen2-4bit": 280, "gemma3-4bit": 400, "gemma3-nested-bf16": 360, "gpt-oss-mxfp4": 480,
+    "phi3-longrope-bf16": 320,
+    "olmo2-bf16": 320, "olmo3-4bit": 400, "smollm3-bf16": 320, "mixtral-4bit": 280,
+    "llama-linear-bias-bf16": 400, "qwen2-moe-4bit": 320, "granite-4bit": 280,
+    "granite4-dense-bf16": 280, "mistral-yarn-bf16": 280, "ministral3-4bit": 280,
 }
