@@ -179,7 +179,7 @@ MODELS = {
 }
 # How long those are trained that are not there after 240 steps.
 STEPS = {
-    "qwen2-4bit": 280, "gemma3-4bit": 400, "gemma3-nested-bf16": 360, "gpt-oss-mxfp4": 480,
+    "qwen2-4bit": 320, "gemma3-4bit": 400, "gemma3-nested-bf16": 360, "gpt-oss-mxfp4": 480,
     "phi3-longrope-bf16": 320,
     "olmo2-bf16": 320, "olmo3-4bit": 400, "smollm3-bf16": 320, "mixtral-4bit": 280,
     "llama-linear-bias-bf16": 400, "qwen2-moe-4bit": 320, "granite-4bit": 280,
