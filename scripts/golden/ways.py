@@ -7,6 +7,7 @@ import mlx.core as mx
 import mlx.nn as nn
 from mlx.utils import tree_flatten
 from mlx_lm.models import gpt_oss, mixtral, qwen2_moe, qwen3_moe, rope_utils, switch_layers
+from mlx_lm.tuner.lora import LoRALinear
 
 # Blocks with experts: where the router is, and how many it takes.
 ROUTERS = {
@@ -68,6 +69,8 @@ def less_one(value):
 
 def broken(model):
     """All ways that are to change what the model answers."""
+    if adapted := [m for m in model.modules() if isinstance(m, LoRALinear)]:
+        return of_adapter(model, adapted)
     cut = sorted({k.rsplit(".", 1)[0] + "." for k in named(model)
                   if "o_proj" in k or "down_proj" in k})
     ways = [(f"without {part}", edit(part, mx.zeros_like), contextlib.nullcontext)
@@ -92,6 +95,13 @@ def broken(model):
     ways += [(f"without {part}", edit_last(part, mx.zeros_like), contextlib.nullcontext)
              for part in biases]
     return ways + OF_FAMILY.get(text_model(model).model_type, lambda m, a: [])(model, attentions)
+
+
+def of_adapter(model, adapted):
+    parts = sorted({".".join(k.split(".")[-3:]) for k in named(model) if k.endswith(".lora_b")})
+    return [(f"without {part}", edit(part, mx.zeros_like), contextlib.nullcontext)
+            for part in [*parts, ".lora_b"]] + [
+        ("scale of 1", same, lambda: changed(adapted, "scale", 1.0))]
 
 
 def of_ropes(model, attentions):
