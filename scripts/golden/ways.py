@@ -110,8 +110,8 @@ def of_ropes(model, attentions):
     ways = []
     if plain:
         ways.append(("rope base", same, lambda: changed(plain, "base", 100.0)))
-    if scaled := [r for r in plain if r.scale != 1]:
-        ways.append(("rope unscaled", same, lambda: changed(scaled, "scale", 1.0)))
+    if slowed := [r for r in plain if r.scale != 1]:
+        ways.append(("rope unscaled", same, lambda: changed(slowed, "scale", 1.0)))
     if scaled := [r for r in ropes if hasattr(r, "_freqs")]:
         dims = 2 * scaled[0]._freqs.size
         args = model.args
