@@ -99,7 +99,7 @@ NESTED = {
     "torch_dtype": "bfloat16", "vocab_size": 128,
     "text_config": {
         "head_dim": 16, "hidden_size": 64, "intermediate_size": 32, "model_type": "gemma3_text",
-        "num_hidden_layers": 2, "query_pre_attn_scalar": 16,
+        "num_hidden_layers": 2, "query_pre_attn_scalar": 4,
         "rope_scaling": {"factor": 4.0, "rope_type": "linear"}, "rope_theta": 1000.0,
         "sliding_window": 16, "sliding_window_pattern": 2},
 }
@@ -187,7 +187,7 @@ MODELS = {
 PATIENT = {
     "qwen2-4bit": (320, 15 / 16), "phi3-longrope-bf16": (320, 7 / 8),
     "gemma3-4bit": (360, 3 / 4), "gemma3-nested-bf16": (280, 7 / 8),
-    "mixtral-4bit": (280, 3 / 4), "gpt-oss-mxfp4": (440, 1 / 2, 5e-5), "olmo2-bf16": (280, 3 / 4),
+    "mixtral-4bit": (280, 3 / 4), "gpt-oss-mxfp4": (360, 1 / 4, 1e-4), "olmo2-bf16": (280, 3 / 4),
     "olmo3-4bit": (320, 3 / 4), "smollm3-bf16": (280, 3 / 4), "granite-4bit": (280, 3 / 4),
     "granite4-dense-bf16": (280, 3 / 4), "mistral-yarn-bf16": (280, 3 / 4),
     "llama-linear-bias-bf16": (320, 3 / 4), "ministral3-4bit": (280, 3 / 4),
