@@ -86,7 +86,8 @@ GEMMA2 = family("gemma2", "Gemma2ForCausalLM", SMALL | {
     "rms_norm_eps": 1e-06, "sliding_window": 4096})
 GEMMA3 = family("gemma3_text", "Gemma3ForCausalLM", SMALL | {
     "attention_bias": False, "attn_logit_softcapping": None, "final_logit_softcapping": None,
-    "head_dim": 32, "hidden_activation": "gelu_pytorch_tanh", "hidden_size": 96,
+    "head_dim": 32, "hidden_act": "gelu_pytorch_tanh",
+    "hidden_activation": "gelu_pytorch_tanh", "hidden_size": 96,
     "num_hidden_layers": 3, "query_pre_attn_scalar": 16, "rms_norm_eps": 1e-06,
     "rope_local_base_freq": 1000.0, "rope_scaling": None, "rope_theta": 1000000.0,
     "sliding_window": 16, "sliding_window_pattern": 3})

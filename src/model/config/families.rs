@@ -57,6 +57,7 @@ const FAMILIES: [(&str, Family); 18] = [
             windows: Windows::AllButEvery(6),
             ropes: Ropes::OwnWhereSliding,
             embedding_scale: EmbeddingScale::RoundedRoot,
+            stored_output_counts: true,
             // transformers leaves out of a configuration what is as its
             // own class has it.
             defaults: &[
@@ -189,6 +190,9 @@ pub(super) struct Family {
     /// Every so manieth layer is not rotated, unless `no_rope_layers` says
     /// which are.
     pub(super) no_rope_every: Option<usize>,
+    /// Whether an output projection that is stored counts even where
+    /// `tie_word_embeddings` says there is none.
+    pub(super) stored_output_counts: bool,
     /// Numbers that `config.json` may leave out.
     pub(super) defaults: &'static [(&'static str, f64)],
 }
@@ -289,6 +293,7 @@ impl Family {
         sinks: false,
         ropes: Ropes::Alike,
         no_rope_every: None,
+        stored_output_counts: false,
         defaults: &[],
     };
     const MISTRAL: Self = Self {

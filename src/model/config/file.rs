@@ -182,7 +182,9 @@ impl File {
             residual_scale: fields.residual_multiplier.unwrap_or(1.0),
             logits_scale: fields.logits_scaling.map_or(1.0, f32::recip),
             logits_softcap: fields.final_logit_softcapping,
-            tied_embeddings: fields.tie_word_embeddings,
+            tied_embeddings: fields
+                .tie_word_embeddings
+                .filter(|_| !family.stored_output_counts),
             quantizations: self.quantizations()?,
             family: self.name,
         })
