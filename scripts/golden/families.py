@@ -188,7 +188,7 @@ MODELS = {
 PATIENT = {
     "qwen2-4bit": (320, 15 / 16), "phi3-longrope-bf16": (320, 7 / 8),
     "gemma3-4bit": (360, 3 / 4), "gemma3-nested-bf16": (280, 7 / 8),
-    "mixtral-4bit": (280, 3 / 4), "gpt-oss-mxfp4": (360, 1 / 3, 1e-4), "olmo2-bf16": (280, 3 / 4),
+    "mixtral-4bit": (280, 3 / 4), "gpt-oss-mxfp4": (360, 1 / 4, 1e-4), "olmo2-bf16": (280, 3 / 4),
     "olmo3-4bit": (320, 3 / 4), "smollm3-bf16": (280, 3 / 4), "granite-4bit": (280, 3 / 4),
     "granite4-dense-bf16": (280, 3 / 4), "mistral-yarn-bf16": (280, 3 / 4),
     "llama-linear-bias-bf16": (320, 3 / 4), "ministral3-4bit": (280, 3 / 4),
