@@ -26,9 +26,12 @@ mod families;
 mod format;
 mod free_text;
 mod head;
+mod literals;
+mod members;
 mod schema;
 mod search;
 mod source;
+mod tagged;
 mod vocabulary;
 
 #[cfg(test)]

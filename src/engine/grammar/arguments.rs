@@ -67,14 +67,7 @@ impl ArgumentsGrammar {
             plain,
             lost,
         } = source(vocabulary, schema, lenient)?;
-        let mut parser = parser(vocabulary.factory(), &source)?;
-        let warnings = guard(|| {
-            let dead = dead_end(parser.grammar(), vocabulary.factory().limits())?;
-            match dead {
-                Some(symbol) => Err(format!("nothing satisfies a part of it ({symbol})")),
-                None => Ok(parser.grammar_warnings()),
-            }
-        })??;
+        let (parser, warnings) = checked(vocabulary, &source)?;
         let grammar = Self {
             source,
             fresh: Mutex::new(parser),
@@ -236,6 +229,27 @@ impl BiasComputer for Refuel<'_> {
 fn guard<T>(run: impl FnOnce() -> T) -> Result<T, String> {
     panic_utils::catch_unwind(AssertUnwindSafe(|| Ok(run())))
         .map_err(|error| first_line(&error.to_string()))
+}
+
+/// Whether a grammar can be begun and come to its end.
+pub(super) fn compiles(vocabulary: &Vocabulary, source: &TopLevelGrammar) -> bool {
+    checked(vocabulary, source).is_ok()
+}
+
+/// A parser, and what of the grammar it does not know.
+fn checked(
+    vocabulary: &Vocabulary,
+    source: &TopLevelGrammar,
+) -> Result<(Parser, Vec<String>), String> {
+    let mut parser = parser(vocabulary.factory(), source)?;
+    let warnings = guard(|| {
+        let dead = dead_end(parser.grammar(), vocabulary.factory().limits())?;
+        match dead {
+            Some(symbol) => Err(format!("nothing satisfies a part of it ({symbol})")),
+            None => Ok(parser.grammar_warnings()),
+        }
+    })??;
+    Ok((parser, warnings))
 }
 
 fn parser(factory: &ParserFactory, source: &TopLevelGrammar) -> Result<Parser, String> {

@@ -52,7 +52,7 @@ enum Texts {
         value_opens: Option<[Box<[u8]>; 1]>,
         value_closes: Search,
         /// The [hashes](Hash) of the keys, with their closing tag, whose
-        /// values are plain text. All others are JSON.
+        /// values are plain text; or [all](Hash::ALL). All others are JSON.
         plain: HashSet<u64>,
     },
 }
@@ -106,11 +106,18 @@ pub(super) struct Hash(u64);
 impl Hash {
     const START: Self = Self(0xcbf2_9ce4_8422_2325);
 
+    /// Stands for all texts.
+    pub(super) const ALL: u64 = Self::START.0;
+
     /// The hash of a text.
     pub(super) fn of(text: &str) -> u64 {
         let mut hash = Self::START;
         text.bytes().for_each(|byte| hash.feed(byte));
         hash.0
+    }
+
+    fn is_in(self, hashes: &HashSet<u64>) -> bool {
+        hashes.contains(&self.0) || hashes.contains(&Self::ALL)
     }
 
     fn feed(&mut self, byte: u8) {
@@ -293,7 +300,7 @@ impl Extent {
             Part::Key => {
                 self.key.feed(byte);
                 if key_closes.feed(&mut self.search, byte).is_some() {
-                    let plain = plain.contains(&self.key.0) || plain.contains(&Hash::START.0);
+                    let plain = self.key.is_in(plain);
                     self.begin(match value_opens {
                         Some(_) => Part::Opening,
                         None => Part::Value { plain },
@@ -303,7 +310,7 @@ impl Extent {
             Part::Opening => {
                 let opens = value_opens.as_ref().map_or(&[][..], |opens| opens);
                 if let Chosen::Done(_) = self.choice.feed(opens, byte) {
-                    let plain = plain.contains(&self.key.0) || plain.contains(&Hash::START.0);
+                    let plain = self.key.is_in(plain);
                     self.begin(Part::Value { plain });
                 }
             }

@@ -3,7 +3,7 @@
 //! Knows nothing of how they are bound.
 
 use super::CallFormat;
-use super::format::{After, Form, Piece, Quiet};
+use super::format::{After, Form, Piece, Quiet, Tags};
 
 impl CallFormat {
     /// `<tool_call>{"name": …, "arguments": {…}}</tool_call>`, as the Hermes
@@ -56,7 +56,7 @@ impl CallFormat {
     /// Mistral's models since 2025 write it.
     pub fn mistral_args() -> Self {
         Self {
-            head: vec![Piece::Name, text("[ARGS]")],
+            head: vec![Piece::Name, exactly("[ARGS]")],
             ..Self::mistral_bare_args()
         }
     }
@@ -132,10 +132,9 @@ impl CallFormat {
         Self {
             head: vec![
                 text("<｜tool▁call▁begin｜>"),
-                text("function"),
-                text("<｜tool▁sep｜>"),
+                exactly("function<｜tool▁sep｜>"),
                 Piece::Name,
-                text("```json"),
+                exactly("\n```json"),
             ],
             end: "```<｜tool▁call▁end｜>".to_owned(),
             ..Self::deepseek_v3_1()
@@ -151,7 +150,7 @@ impl CallFormat {
             head: vec![
                 text("<｜tool▁call▁begin｜>"),
                 Piece::Name,
-                text("<｜tool▁sep｜>"),
+                exactly("<｜tool▁sep｜>"),
             ],
             again: 1,
             form: OBJECT,
@@ -171,11 +170,11 @@ impl CallFormat {
             openers: texts(&["<|tool_calls_section_begin|>"]),
             head: vec![
                 text("<|tool_call_begin|>"),
-                text("functions."),
+                exactly("functions."),
                 Piece::Name,
-                text(":"),
+                exactly(":"),
                 Piece::Number,
-                text("<|tool_call_argument_begin|>"),
+                exactly("<|tool_call_argument_begin|>"),
             ],
             again: 1,
             form: OBJECT,
@@ -183,6 +182,112 @@ impl CallFormat {
             separator: "<|tool_call_begin|>".to_owned(),
             closer: "<|tool_calls_section_end|>".to_owned(),
             ..Self::hermes()
+        }
+    }
+
+    /// `<tool_call>`, `<function=name>`, for each argument `<parameter=key>`, its
+    /// value and `</parameter>`, then `</function>` and `</tool_call>`, all on
+    /// lines of their own, as Qwen3-Coder and Qwen3.5 write it. Texts stand as
+    /// they are, other values as JSON; so in the formats below.
+    pub fn qwen_xml() -> Self {
+        Self {
+            head: vec![text("<function="), Piece::Name, exactly(">")],
+            form: Form::Tagged(Tags {
+                key_opens: "<parameter=".to_owned(),
+                key_closes: ">".to_owned(),
+                value_opens: String::new(),
+                value_closes: "</parameter>".to_owned(),
+                lines: true,
+            }),
+            end: "</function>".to_owned(),
+            ..Self::hermes()
+        }
+    }
+
+    /// `<tool_call>name`, for each argument
+    /// `<arg_key>key</arg_key><arg_value>value</arg_value>`, then
+    /// `</tool_call>`, with line breaks between the tags or none, as GLM 4.5
+    /// and its successors write it.
+    pub fn glm() -> Self {
+        Self {
+            head: vec![Piece::Name],
+            form: Form::Tagged(Tags {
+                key_opens: "<arg_key>".to_owned(),
+                key_closes: "</arg_key>".to_owned(),
+                value_opens: "<arg_value>".to_owned(),
+                value_closes: "</arg_value>".to_owned(),
+                lines: false,
+            }),
+            end: "</tool_call>".to_owned(),
+            closer: String::new(),
+            ..Self::hermes()
+        }
+    }
+
+    /// `<minimax:tool_call>`, then for each call `<invoke name="name">`, for
+    /// each argument `<parameter name="key">value</parameter>`, and
+    /// `</invoke>`, then `</minimax:tool_call>`, as MiniMax M2 writes it.
+    pub fn minimax() -> Self {
+        Self {
+            openers: texts(&["<minimax:tool_call>"]),
+            head: vec![text("<invoke name=\""), Piece::Name, exactly("\">")],
+            again: 1,
+            form: Form::Tagged(Tags {
+                key_opens: "<parameter name=\"".to_owned(),
+                key_closes: "\">".to_owned(),
+                value_opens: String::new(),
+                value_closes: "</parameter>".to_owned(),
+                lines: false,
+            }),
+            end: "</invoke>".to_owned(),
+            separator: "<invoke name=\"".to_owned(),
+            closer: "</minimax:tool_call>".to_owned(),
+            ..Self::hermes()
+        }
+    }
+
+    /// `<|tool_call_start|>[name(key="text", other=1, third=True), …]<|tool_call_end|>`
+    /// with Python's literals, as LFM2 writes it.
+    pub fn lfm2() -> Self {
+        Self {
+            openers: texts(&["<|tool_call_start|>"]),
+            head: vec![text("["), Piece::SpacedName, exactly("(")],
+            again: 1,
+            form: Form::Python,
+            separator: ",".to_owned(),
+            closer: "]<|tool_call_end|>".to_owned(),
+            ..Self::hermes()
+        }
+    }
+
+    /// `<start_function_call>call:name{key:<escape>text<escape>,other:1}<end_function_call>`,
+    /// as FunctionGemma writes it.
+    pub fn gemma() -> Self {
+        Self {
+            openers: texts(&["<start_function_call>"]),
+            head: vec![text("call:"), Piece::Name, exactly("{")],
+            form: Form::Marked {
+                mark: "<escape>".to_owned(),
+            },
+            closer: "<end_function_call>".to_owned(),
+            ..Self::hermes()
+        }
+    }
+
+    /// `<|tool_call>call:name{key:<|"|>text<|"|>,other:1}<tool_call|>`, as
+    /// Gemma 4 writes it, with reasoning in `<|channel>`.
+    pub fn gemma4() -> Self {
+        Self {
+            openers: texts(&["<|tool_call>"]),
+            quiet: Quiet {
+                opens: texts(&["<|channel>"]),
+                closes: texts(&["<channel|>"]),
+            },
+            form: Form::Marked {
+                mark: "<|\"|>".to_owned(),
+            },
+            closer: "<tool_call|>".to_owned(),
+            ..Self::gemma()
         }
     }
 
@@ -226,6 +331,10 @@ const OBJECT: Form = Form::Json {
 
 fn text(text: &str) -> Piece {
     Piece::Text(text.to_owned())
+}
+
+fn exactly(text: &str) -> Piece {
+    Piece::OneOf(vec![text.to_owned()])
 }
 
 fn texts(texts: &[&str]) -> Vec<String> {

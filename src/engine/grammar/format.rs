@@ -53,6 +53,8 @@ pub(super) enum Piece {
     OneOf(Vec<String>),
     /// The tool's name, right behind what precedes it.
     Name,
+    /// The tool's name, before which there may be whitespace.
+    SpacedName,
     /// The tool's name as a JSON string, before which there may be whitespace.
     QuotedName,
     /// A whole number, right behind what precedes it.
@@ -128,7 +130,7 @@ impl CallFormat {
         let head = self.head.iter().flat_map(|piece| match piece {
             Piece::Text(text) => std::slice::from_ref(text),
             Piece::OneOf(texts) => texts.as_slice(),
-            Piece::Name | Piece::QuotedName | Piece::Number => &[],
+            Piece::Name | Piece::SpacedName | Piece::QuotedName | Piece::Number => &[],
         });
         let texts = [&self.openers, &self.quiet.opens, &self.quiet.closes];
         texts

@@ -97,10 +97,10 @@ impl Part {
                 let texts = texts.iter().map(|text| (bytes(text), None));
                 (false, texts.collect())
             }
-            Piece::Name => {
+            Piece::Name | Piece::SpacedName => {
                 let names = names.iter().zip(0..);
                 let texts = names.map(|(name, tool)| (bytes(name), Some(tool)));
-                (false, texts.collect())
+                (*piece == Piece::SpacedName, texts.collect())
             }
             Piece::QuotedName => {
                 let names = names.iter().zip(0..);

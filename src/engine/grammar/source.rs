@@ -10,6 +10,8 @@ use serde_json::{Value, json};
 
 use super::format::{After, Form};
 use super::vocabulary::Vocabulary;
+use super::literals::{self, Syntax};
+use super::tagged;
 use super::{CallFormat, MAX_BLANKS};
 
 /// A grammar's source.
@@ -34,7 +36,12 @@ pub(super) fn source(
     let format = vocabulary.format();
     match &format.form {
         Form::Json { member, id } => json_source(format, *member, *id, schema, lenient),
-        Form::Python | Form::Marked { .. } | Form::Tagged(_) => Err("later".to_owned()),
+        Form::Tagged(tags) => tagged::source(vocabulary, tags, &schema, lenient),
+        Form::Python => literals::source(vocabulary, &Syntax { mark: None }, &schema, lenient),
+        Form::Marked { mark } => {
+            let mark = Some(mark.as_str());
+            literals::source(vocabulary, &Syntax { mark }, &schema, lenient)
+        }
     }
 }
 
