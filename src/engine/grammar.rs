@@ -10,9 +10,12 @@
 //!   token is [accepted](Constraint::accepts), and only if it is not, sample
 //!   again under the [mask](Constraint::mask).
 //!
-//! The names and the frame of a call are matched here; its arguments by
-//! llguidance, with one grammar a tool, so that a schema it cannot express
-//! loosens that tool alone.
+//! What a call looks like is told by a [`CallFormat`], of which there is one for
+//! each family of models. The names and the frame of a call are matched here;
+//! its arguments by llguidance, with one grammar a tool, so that a schema it
+//! cannot express loosens that tool alone. Arguments are JSON by the schema, or
+//! literals or texts between tags, in which the schema binds as far as such
+//! forms go; what is lost comes back as a [`Fallback`].
 //!
 //! Knows nothing of prompts, sampling and what the tools do.
 
@@ -28,6 +31,8 @@ mod free_text;
 mod head;
 mod literals;
 mod members;
+mod outline;
+mod patterns;
 mod schema;
 mod search;
 mod source;

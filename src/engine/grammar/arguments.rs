@@ -17,7 +17,8 @@ use llguidance::{ParserFactory, panic_utils};
 use serde_json::Value;
 
 use super::dead_end::dead_end;
-use super::extent::{Ending, Extent, Outline};
+use super::extent::Extent;
+use super::outline::{Ending, Outline};
 use super::source::{Source, source};
 use super::vocabulary::{Vocabulary, first_line};
 

@@ -9,9 +9,9 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 
 use super::arguments::ArgumentsGrammar;
-use super::extent::Ending;
 use super::free_text::Markers;
 use super::head::HeadGrammar;
+use super::outline::Ending;
 use super::schema::{Unusable, objects};
 use super::vocabulary::Vocabulary;
 use super::{CallFormat, GrammarError};
@@ -41,7 +41,7 @@ pub struct Fallback {
 pub enum Loss {
     /// The keywords named in the reason; all others bind.
     Keywords,
-    /// All of it: the arguments are any JSON object.
+    /// All of it: the arguments are any, of the format's form.
     Schema,
 }
 

@@ -7,10 +7,10 @@ use llguidance::toktrie::SimpleVob;
 use super::arguments::{Arguments, Fit};
 use super::choice::{Choice, Chosen};
 use super::compile::CallGrammar;
-use super::extent::Ending;
 use super::format::After;
 use super::free_text::FreeText;
 use super::head::{Head, Step};
+use super::outline::Ending;
 
 /// Binds one generation to a [`CallGrammar`].
 ///

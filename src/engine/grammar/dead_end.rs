@@ -10,7 +10,10 @@ use super::vocabulary::first_line;
 /// A part of the grammar that no text satisfies, if there is one: a number
 /// between limits that hold none, or an object that must contain itself. A
 /// model could begin it and would never come to its end.
-pub(super) fn dead_end(grammar: &CGrammar, limits: &ParserLimits) -> Result<Option<String>, String> {
+pub(super) fn dead_end(
+    grammar: &CGrammar,
+    limits: &ParserLimits,
+) -> Result<Option<String>, String> {
     let specification = grammar.lexer_spec();
     let mut lexer = specification
         .to_regex_vec(&mut limits.clone())

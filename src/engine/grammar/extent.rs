@@ -3,12 +3,8 @@
 //! Relies on llguidance for the text to be of the format's form, and only
 //! counts.
 
-use std::collections::HashSet;
-
-use super::CallFormat;
 use super::choice::{Choice, Chosen};
-use super::format::{After, Form};
-use super::search::Search;
+use super::outline::{Ending, Hash, Outline, Texts};
 
 /// Digits a whole number may have: those of the largest 64-bit one. Beyond
 /// it, and beyond the others below, a number may only go on where the schema
@@ -20,51 +16,6 @@ const WHOLE_DIGITS: u8 = 20;
 const FRACTION_DIGITS: u8 = 15;
 /// Digits an exponent may have. With more, there may be no such number.
 const EXPONENT_DIGITS: u8 = 2;
-
-/// What tells the parts of a call to one tool apart, from its arguments on.
-#[derive(Debug)]
-pub(super) struct Outline {
-    texts: Texts,
-    /// Brackets that are open before the arguments.
-    depth: u32,
-    /// What ends the call, if a text does.
-    end: Vec<Box<[u8]>>,
-    /// What may follow, and what each of it means.
-    next: Vec<Box<[u8]>>,
-    endings: Vec<Ending>,
-}
-
-/// How texts stand in the arguments.
-#[derive(Debug)]
-enum Texts {
-    /// Between double quotes.
-    Json,
-    /// Between double or single quotes.
-    Python,
-    /// Between two of these marks.
-    Marked(Search),
-    /// All of them between tags.
-    Tagged {
-        /// What ends the call, and what begins a key.
-        edges: [Box<[u8]>; 2],
-        key_closes: Search,
-        /// What begins a value, unless the key's end does.
-        value_opens: Option<[Box<[u8]>; 1]>,
-        value_closes: Search,
-        /// The [hashes](Hash) of the keys, with their closing tag, whose
-        /// values are plain text; or [all](Hash::ALL). All others are JSON.
-        plain: HashSet<u64>,
-    },
-}
-
-/// What a call ended with.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Ending {
-    /// With the block.
-    Over,
-    /// With what leads to another call.
-    Another,
-}
 
 /// The state of a call from its arguments on.
 #[derive(Debug, Clone, Copy)]
@@ -99,32 +50,6 @@ enum Part {
     Next,
 }
 
-/// Tells texts apart (FNV-1a).
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Hash(u64);
-
-impl Hash {
-    const START: Self = Self(0xcbf2_9ce4_8422_2325);
-
-    /// Stands for all texts.
-    pub(super) const ALL: u64 = Self::START.0;
-
-    /// The hash of a text.
-    pub(super) fn of(text: &str) -> u64 {
-        let mut hash = Self::START;
-        text.bytes().for_each(|byte| hash.feed(byte));
-        hash.0
-    }
-
-    fn is_in(self, hashes: &HashSet<u64>) -> bool {
-        hashes.contains(&self.0) || hashes.contains(&Self::ALL)
-    }
-
-    fn feed(&mut self, byte: u8) {
-        self.0 = (self.0 ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
-    }
-}
-
 /// The number that is being written, if any.
 #[derive(Debug, Clone, Copy, Default)]
 struct Number {
@@ -133,56 +58,6 @@ struct Number {
     fraction: bool,
     /// Digits of the exponent, if there is one.
     exponent: Option<u8>,
-}
-
-impl Outline {
-    /// `plain` are the hashes of the keys, with their closing tag, whose
-    /// values are plain text.
-    pub(super) fn new(format: &CallFormat, plain: HashSet<u64>) -> Self {
-        let bytes = |text: &str| -> Box<[u8]> { text.as_bytes().into() };
-        let (texts, depth) = match &format.form {
-            Form::Json { member, .. } => (Texts::Json, u32::from(*member)),
-            Form::Python => (Texts::Python, 1),
-            Form::Marked { mark } => (Texts::Marked(Search::new(&[mark])), 1),
-            Form::Tagged(tags) => {
-                let opens = &tags.value_opens;
-                let texts = Texts::Tagged {
-                    edges: [bytes(&format.end), bytes(&tags.key_opens)],
-                    key_closes: Search::new(&[&tags.key_closes]),
-                    value_opens: (!opens.is_empty()).then(|| [bytes(opens)]),
-                    value_closes: Search::new(&[&tags.value_closes]),
-                    plain,
-                };
-                (texts, 0)
-            }
-        };
-        let next = match format.after {
-            After::Turn => Vec::new(),
-            After::Text | After::End => vec![
-                (&format.closer, Ending::Over),
-                (&format.separator, Ending::Another),
-            ],
-        };
-        let next = next.into_iter().filter(|(text, _)| !text.is_empty());
-        let (next, endings) = next.map(|(text, ending)| (bytes(text), ending)).unzip();
-        let end = [&format.end].into_iter().filter(|text| !text.is_empty());
-        Self {
-            texts,
-            depth,
-            end: end.map(|text| bytes(text)).collect(),
-            next,
-            endings,
-        }
-    }
-
-    /// Bytes of which one may follow any number that may end.
-    pub(super) fn behind_numbers(&self) -> &'static [u8] {
-        match self.texts {
-            Texts::Json => b",}]",
-            Texts::Python | Texts::Marked(_) => b",}])",
-            Texts::Tagged { .. } => b"<\n,}]",
-        }
-    }
 }
 
 impl Extent {
@@ -383,7 +258,10 @@ impl Number {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::HashSet;
+
     use super::*;
+    use crate::engine::grammar::CallFormat;
 
     fn hermes() -> Outline {
         Outline::new(&CallFormat::hermes(), HashSet::new())

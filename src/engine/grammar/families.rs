@@ -83,9 +83,9 @@ impl CallFormat {
     pub fn harmony() -> Self {
         let channel = "<|channel|>commentary";
         let content = [" <|constrain|>json", "<|constrain|>json", " json", ""];
-        let headers = ["", channel].into_iter().flat_map(|channel| {
-            content.map(|content| format!("{channel}{content}<|message|>"))
-        });
+        let headers = ["", channel]
+            .into_iter()
+            .flat_map(|channel| content.map(|content| format!("{channel}{content}<|message|>")));
         Self {
             openers: texts(&[" to=functions."]),
             at_start: 0,

@@ -124,7 +124,9 @@ mod tests {
             let mut state = FreeText::start(&markers, &head);
             let rest = match state.feed(&markers, &head, one) {
                 Some((_, rest)) => Some([rest, two].concat()),
-                None => state.feed(&markers, &head, two).map(|(_, rest)| rest.to_vec()),
+                None => state
+                    .feed(&markers, &head, two)
+                    .map(|(_, rest)| rest.to_vec()),
             };
             rest.map(|rest| String::from_utf8_lossy(&rest).into_owned())
         });

@@ -11,6 +11,7 @@ use llguidance::api::{GrammarWithLexer, TopLevelGrammar};
 use serde_json::{Map, Value};
 
 use super::members::{self, MAX_NESTING, Members};
+use super::patterns::pattern;
 use super::source::{Source, blanks, json_grammar, quoted, tail};
 use super::vocabulary::Vocabulary;
 
@@ -105,14 +106,15 @@ impl Syntax<'_> {
     fn any(&self) -> String {
         let (text, key) = match self.mark {
             Some(mark) => {
-                let mark = super::tagged::pattern(mark);
+                let mark = pattern(mark);
                 (
                     format!("text[lazy]: /{mark}(?s:.*){mark}/\n"),
                     "key: /[A-Za-z_][A-Za-z0-9_.-]{0,63}/ | text\n",
                 )
             }
             None => {
-                let escape = r#"\\(["'\\nrt]|u([0-9a-ce-fA-CE-F][0-9a-fA-F]{3}|[dD][0-7][0-9a-fA-F]{2}))"#;
+                let escape =
+                    r#"\\(["'\\nrt]|u([0-9a-ce-fA-CE-F][0-9a-fA-F]{3}|[dD][0-7][0-9a-fA-F]{2}))"#;
                 let single = format!(r#"'([^'\\\x00-\x1f\x7f]|{escape})*'"#);
                 let double = format!(r#""([^"\\\x00-\x1f\x7f]|{escape})*""#);
                 (format!("text: /{single}|{double}/\n"), "key: text\n")
@@ -126,7 +128,11 @@ impl Syntax<'_> {
              object: \"{{\" (member (\",\" member)*)? \"}}\"\n\
              member: key \":\" any\n\
              argument: /[A-Za-z_][A-Za-z0-9_]{{0,63}}/ {} any\n",
-            if self.mark.is_some() { "\":\"" } else { "\"=\"" },
+            if self.mark.is_some() {
+                "\":\""
+            } else {
+                "\"=\""
+            },
         )
     }
 
@@ -157,7 +163,9 @@ impl Syntax<'_> {
     /// A key and what stands between it and its value.
     fn key(&self, key: &str, top: bool) -> Option<String> {
         let plain = !key.is_empty()
-            && key.chars().all(|c| c.is_alphanumeric() || matches!(c, '_' | '-' | '.' | '$'));
+            && key
+                .chars()
+                .all(|c| c.is_alphanumeric() || matches!(c, '_' | '-' | '.' | '$'));
         match (self.mark, top) {
             (None, true) => plain.then(|| format!("{} \"=\"", quoted(key))),
             (Some(_), _) if plain => Some(format!("{} \":\"", quoted(key))),
@@ -182,7 +190,11 @@ impl Syntax<'_> {
             }
             Value::Object(members) => {
                 let members = members.iter().map(|(key, value)| {
-                    Some(format!("{} {}", self.key(key, false)?, self.literal(value)?))
+                    Some(format!(
+                        "{} {}",
+                        self.key(key, false)?,
+                        self.literal(value)?
+                    ))
                 });
                 format!("(\"{{\" {} \"}}\")", joined(members.collect())?)
             }
@@ -209,7 +221,8 @@ impl Writer<'_> {
         let mut members = Vec::new();
         for member in named {
             let Some(key) = self.syntax.key(&member.name, top) else {
-                self.lost.push(format!("{:?} cannot be written", member.name));
+                self.lost
+                    .push(format!("{:?} cannot be written", member.name));
                 continue;
             };
             let value = self.value(&member.schema, depth)?;
@@ -231,7 +244,8 @@ impl Writer<'_> {
             return Ok("\"\"".to_owned());
         }
         if members.len() > MAX_ORDERED {
-            self.lost.push("there are too many members to require some".to_owned());
+            self.lost
+                .push("there are too many members to require some".to_owned());
             let any: Vec<String> = members.into_iter().map(|(member, _)| member).collect();
             let any = self.rule(&any.join(" | "));
             return Ok(self.rule(&format!("({any} (\",\" {any})*)?")));
@@ -252,7 +266,8 @@ impl Writer<'_> {
     /// What a value by `schema` may be.
     fn value(&mut self, schema: &Value, depth: usize) -> Result<String, String> {
         if depth == 0 {
-            self.lost.push("what is nested deeper is not heeded".to_owned());
+            self.lost
+                .push("what is nested deeper is not heeded".to_owned());
             return Ok("any".to_owned());
         }
         let schema = match schema {
@@ -270,7 +285,9 @@ impl Writer<'_> {
         let kinds = members::kinds(schema)?;
         let mut ways = Vec::new();
         if let Some(values) = members::listed(schema) {
-            let values = values.into_iter().filter(|value| members::is_of(&kinds, value));
+            let values = values
+                .into_iter()
+                .filter(|value| members::is_of(&kinds, value));
             ways.extend(values.filter_map(|value| self.syntax.literal(value)));
         } else if let Some(schemas) = members::alternatives(schema) {
             for schema in schemas {
@@ -309,7 +326,13 @@ impl Writer<'_> {
             // Numbers are written as JSON writes them.
             number => {
                 let mut own = Map::from_iter([("type".to_owned(), number.into())]);
-                for key in ["minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf"] {
+                for key in [
+                    "minimum",
+                    "maximum",
+                    "exclusiveMinimum",
+                    "exclusiveMaximum",
+                    "multipleOf",
+                ] {
                     own.extend(schema.get(key).map(|limit| (key.to_owned(), limit.clone())));
                 }
                 let name = format!("n{}", self.grammars.len());

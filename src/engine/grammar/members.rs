@@ -157,7 +157,9 @@ pub(super) fn kinds(schema: &Value) -> Result<Vec<&str>, String> {
         "string", "integer", "number", "boolean", "null", "array", "object",
     ];
     let known = |kind: &Value| {
-        let kind = kind.as_str().and_then(|kind| KINDS.iter().find(|known| **known == kind));
+        let kind = kind
+            .as_str()
+            .and_then(|kind| KINDS.iter().find(|known| **known == kind));
         kind.copied().ok_or_else(unknown)
     };
     match schema.get("type") {
@@ -171,7 +173,9 @@ pub(super) fn kinds(schema: &Value) -> Result<Vec<&str>, String> {
 pub(super) fn is_of(kinds: &[&str], value: &Value) -> bool {
     kinds.iter().any(|kind| match *kind {
         "string" => value.is_string(),
-        "integer" => value.is_i64() || value.is_u64() || value.as_f64().is_some_and(|n| n.fract() == 0.0),
+        "integer" => {
+            value.is_i64() || value.is_u64() || value.as_f64().is_some_and(|n| n.fract() == 0.0)
+        }
         "number" => value.is_number(),
         "boolean" => value.is_boolean(),
         "null" => value.is_null(),

@@ -115,8 +115,14 @@ mod tests {
     #[test]
     fn texts_that_share_parts_are_found() {
         assert_eq!(ends(&["aabaaa"], "aabaabaaaabaaa"), [(8, 0), (13, 0)]);
-        assert_eq!(ends(&["abcd", "bc", "c"], "abcabcd"), [(2, 1), (5, 1), (6, 0)]);
-        assert_eq!(ends(&["<think>", "<tool>"], "<t<tool><think>"), [(7, 1), (14, 0)]);
+        assert_eq!(
+            ends(&["abcd", "bc", "c"], "abcabcd"),
+            [(2, 1), (5, 1), (6, 0)]
+        );
+        assert_eq!(
+            ends(&["<think>", "<tool>"], "<t<tool><think>"),
+            [(7, 1), (14, 0)]
+        );
         assert_eq!(ends(&[], "abc"), []);
     }
 

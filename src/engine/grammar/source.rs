@@ -9,9 +9,9 @@ use llguidance::api::{GrammarWithLexer, TopLevelGrammar};
 use serde_json::{Value, json};
 
 use super::format::{After, Form};
-use super::vocabulary::Vocabulary;
 use super::literals::{self, Syntax};
 use super::tagged;
+use super::vocabulary::Vocabulary;
 use super::{CallFormat, MAX_BLANKS};
 
 /// A grammar's source.

@@ -9,12 +9,13 @@ use std::collections::HashSet;
 use llguidance::api::{GrammarWithLexer, TopLevelGrammar};
 use serde_json::{Value, json};
 
-use super::extent::Hash;
+use super::CallFormat;
 use super::format::Tags;
 use super::members::{self, MAX_NESTING, Member, Members};
-use super::source::{Source, blanks, json_grammar};
+use super::outline::Hash;
+use super::patterns::{optional_blanks, pattern, whole};
+use super::source::{Source, json_grammar};
 use super::vocabulary::Vocabulary;
-use super::CallFormat;
 
 /// More arguments than this come in any order and any number: llguidance
 /// follows no more at once.
@@ -91,13 +92,15 @@ impl Writer<'_> {
     fn write(&mut self, named: &[Member], others: Option<&Value>) -> Result<(), String> {
         let ordered = named.len() <= MAX_ORDERED;
         if !ordered {
-            self.lost.push("there are too many arguments to require some".to_owned());
+            self.lost
+                .push("there are too many arguments to require some".to_owned());
         }
         let mut arguments = Vec::new();
         for (at, member) in named.iter().enumerate() {
             if member.name.contains(&self.tags.key_closes) {
                 // Where the key ends could not be told.
-                self.lost.push(format!("{:?} cannot be written", member.name));
+                self.lost
+                    .push(format!("{:?} cannot be written", member.name));
                 continue;
             }
             let key = format!("{}{}", member.name, self.tags.key_closes);
@@ -115,7 +118,10 @@ impl Writer<'_> {
             if before == Written::Plain {
                 self.plain.insert(Hash::ALL);
             }
-            let key = format!("[A-Za-z_][A-Za-z0-9_.-]{{0,63}}{}", pattern(&self.tags.key_closes));
+            let key = format!(
+                "[A-Za-z_][A-Za-z0-9_.-]{{0,63}}{}",
+                pattern(&self.tags.key_closes)
+            );
             let open = self.open(&key);
             self.rules += &format!("a0: {open} {value}\n");
             arguments.push("a0*".to_owned());
@@ -169,7 +175,9 @@ impl Writer<'_> {
             kinds = vec![Kind::Text];
         }
         if kinds.iter().any(|kind| !matches!(kind, Kind::Json(_)))
-            && kinds.iter().any(|kind| matches!(kind, Kind::Json(schema) if holds_texts(schema)))
+            && kinds
+                .iter()
+                .any(|kind| matches!(kind, Kind::Json(schema) if holds_texts(schema)))
         {
             // Where a value ends could not be told.
             if !kinds.iter().any(|kind| matches!(kind, Kind::Text)) {
@@ -210,7 +218,11 @@ impl Writer<'_> {
             Kind::Matching(text) => {
                 // Nothing that would be cut short: the closing tag, and a line
                 // break before it.
-                let line_end = if self.tags.lines { " & ~/(?s:.*)\\n/" } else { "" };
+                let line_end = if self.tags.lines {
+                    " & ~/(?s:.*)\\n/"
+                } else {
+                    ""
+                };
                 let name = rule.to_uppercase();
                 Some(format!(
                     "{name}: {text} & ~/(?s:.*){closes}(?s:.*)/{line_end}\n\
@@ -244,7 +256,8 @@ impl Writer<'_> {
                 _ => json!({}),
             };
         }
-        self.grammars.push(json_grammar(name, schema, self.lenient)?);
+        self.grammars
+            .push(json_grammar(name, schema, self.lenient)?);
         Ok(())
     }
 
@@ -265,7 +278,9 @@ impl Writer<'_> {
         }
         let kinds = members::kinds(schema)?;
         if let Some(values) = members::listed(schema) {
-            let values = values.into_iter().filter(|value| members::is_of(&kinds, value));
+            let values = values
+                .into_iter()
+                .filter(|value| members::is_of(&kinds, value));
             let (texts, others): (Vec<&Value>, Vec<&Value>) = values.partition(|v| v.is_string());
             if !texts.is_empty() {
                 let texts = texts.iter().filter_map(|text| text.as_str());
@@ -299,7 +314,11 @@ impl Writer<'_> {
     /// What a text by `schema` may be.
     fn text(&mut self, schema: &Value) -> Kind {
         let mut parts = Vec::new();
-        let length = |key: &'static str| schema.get(key).map(move |length| length.as_u64().ok_or(key));
+        let length = |key: &'static str| {
+            schema
+                .get(key)
+                .map(move |length| length.as_u64().ok_or(key))
+        };
         match (length("minLength"), length("maxLength")) {
             (None, None) => {}
             (least, most) => match (least.transpose(), most.transpose()) {
@@ -355,72 +374,4 @@ fn compiles(vocabulary: &Vocabulary, schema: &Value) -> bool {
         };
         super::arguments::compiles(vocabulary, &grammar)
     })
-}
-
-fn optional_blanks() -> String {
-    blanks().replace("{1,", "{0,")
-}
-
-/// An expression between slashes for a text that `pattern`, a JSON schema's,
-/// is found in; none where that is not plain to see.
-fn whole(pattern: &str) -> Option<String> {
-    let begins = pattern.strip_prefix('^');
-    let inner = begins.unwrap_or(pattern);
-    let ends = inner.strip_suffix('$').filter(|rest| !rest.ends_with('\\'));
-    let inner = ends.unwrap_or(inner);
-    // An anchor or a choice elsewhere may mean something else.
-    let (mut in_class, mut depth) = (false, 0usize);
-    let mut characters = inner.chars();
-    let mut text = String::new();
-    while let Some(character) = characters.next() {
-        match character {
-            '\\' => {
-                // These are of ASCII in a schema, and of Unicode here.
-                match (characters.next()?, in_class) {
-                    ('d', true) => text.push_str("0-9"),
-                    ('d', false) => text.push_str("[0-9]"),
-                    ('w', true) => text.push_str("A-Za-z0-9_"),
-                    ('w', false) => text.push_str("[A-Za-z0-9_]"),
-                    ('D' | 'W' | 'b' | 'B', _) => return None,
-                    (escaped, _) => text.extend(['\\', escaped]),
-                }
-                continue;
-            }
-            '[' if !in_class => in_class = true,
-            ']' => in_class = false,
-            '(' if !in_class => depth += 1,
-            ')' if !in_class => depth = depth.checked_sub(1)?,
-            '|' if !in_class && depth == 0 => return None,
-            '^' if !in_class => return None,
-            '$' if !in_class => return None,
-            '/' => text.push('\\'),
-            '\n' => {
-                text.push_str("\\n");
-                continue;
-            }
-            _ => {}
-        }
-        text.push(character);
-    }
-    let before = if begins.is_some() { "" } else { "(?s:.*)" };
-    let behind = if ends.is_some() { "" } else { "(?s:.*)" };
-    Some(format!("/{before}({text}){behind}/"))
-}
-
-/// An expression between slashes for just this text.
-pub(super) fn pattern(text: &str) -> String {
-    let mut pattern = String::with_capacity(text.len() + 8);
-    for character in text.chars() {
-        match character {
-            '\n' => pattern.push_str("\\n"),
-            '\r' => pattern.push_str("\\r"),
-            '\t' => pattern.push_str("\\t"),
-            // Escaped, these two are edges of words.
-            '<' | '>' => pattern.push(character),
-            _ if character.is_ascii_punctuation() => pattern.extend(['\\', character]),
-            _ if character.is_control() => pattern += &format!("\\x{{{:x}}}", u32::from(character)),
-            _ => pattern.push(character),
-        }
-    }
-    pattern
 }

@@ -16,8 +16,26 @@ const MAX_TOKENS: usize = 4000;
 
 /// Words that bring a call to its end.
 const ENDINGS: [&str; 20] = [
-    "}", "]", "\"", "}}", ")", "'", "0", "```", "\n</parameter>", "</parameter>", "</arg_value>", "</arg_key>",
-    "<escape>", "<|\"|>", "</function>", "</invoke>", "<", "/", "\n", "a",
+    "}",
+    "]",
+    "\"",
+    "}}",
+    ")",
+    "'",
+    "0",
+    "```",
+    "\n</parameter>",
+    "</parameter>",
+    "</arg_value>",
+    "</arg_key>",
+    "<escape>",
+    "<|\"|>",
+    "</function>",
+    "</invoke>",
+    "<",
+    "/",
+    "\n",
+    "a",
 ];
 
 /// The text of a random turn that begins as `start` does, up to the end of its
@@ -144,18 +162,25 @@ fn read(family: &str, text: &str) -> Option<Vec<Read>> {
             let call = text.strip_prefix("<tool_call>")?;
             let (name, call) = call.split_at(call.find(['\n', ' ', '<', '\t', '\r'])?);
             let (arguments, call) = tagged(call, ["<arg_key>", "</arg_key>", "</arg_value>"])?;
-            let open = |text: String| Some(text.trim_start().strip_prefix("<arg_value>")?.to_owned());
-            let arguments = arguments.into_iter().map(|(key, value)| Some((key, open(value)?)));
+            let open =
+                |text: String| Some(text.trim_start().strip_prefix("<arg_value>")?.to_owned());
+            let arguments = arguments
+                .into_iter()
+                .map(|(key, value)| Some((key, open(value)?)));
             let arguments = arguments.collect::<Option<_>>()?;
             (call == "</tool_call>").then(|| vec![Read::Texts(name.to_owned(), arguments)])
         }
-        "minimax" => several(text, ["<minimax:tool_call>", "</minimax:tool_call>"], |call| {
-            let (name, call) = call.strip_prefix("<invoke name=\"")?.split_once("\">")?;
-            let tags = ["<parameter name=\"", "\">", "</parameter>"];
-            let (arguments, call) = tagged(call, tags)?;
-            let call = call.strip_prefix("</invoke>")?;
-            Some((Read::Texts(name.to_owned(), arguments), call))
-        }),
+        "minimax" => several(
+            text,
+            ["<minimax:tool_call>", "</minimax:tool_call>"],
+            |call| {
+                let (name, call) = call.strip_prefix("<invoke name=\"")?.split_once("\">")?;
+                let tags = ["<parameter name=\"", "\">", "</parameter>"];
+                let (arguments, call) = tagged(call, tags)?;
+                let call = call.strip_prefix("</invoke>")?;
+                Some((Read::Texts(name.to_owned(), arguments), call))
+            },
+        ),
         "lfm2" => {
             let text = text.strip_prefix("<|tool_call_start|>")?;
             let mut reader = Reader { text, mark: None };
@@ -185,7 +210,11 @@ fn read(family: &str, text: &str) -> Option<Vec<Read>> {
             reader.take("{")?;
             let arguments = reader.members(":", "}", true)?;
             reader.take(closes)?;
-            reader.text.trim().is_empty().then(|| vec![Read::Json(name, arguments.into())])
+            reader
+                .text
+                .trim()
+                .is_empty()
+                .then(|| vec![Read::Json(name, arguments.into())])
         }
         _ => None,
     }
@@ -308,7 +337,10 @@ fn walks(family: &Family, seeds: std::ops::Range<u64>) {
                 "lfm2" | "gemma" | "gemma4" => simplified(&arguments(seed)),
                 _ => arguments(seed),
             };
-            let tools = [("first", schema(2 * seed)), ("first_2", schema(2 * seed + 1))];
+            let tools = [
+                ("first", schema(2 * seed)),
+                ("first_2", schema(2 * seed + 1)),
+            ];
             let (grammar, fallbacks) = model.grammar(&tools);
             all += 2;
             bound += 2 - fallbacks.len();

@@ -72,7 +72,9 @@ impl<'a> Reader<'a> {
             "True" | "true" => Some(true.into()),
             "False" | "false" => Some(false.into()),
             "None" | "null" => Some(Value::Null),
-            number => serde_json::from_str::<serde_json::Number>(number).ok().map(Value::from),
+            number => serde_json::from_str::<serde_json::Number>(number)
+                .ok()
+                .map(Value::from),
         }
     }
 
