@@ -8,6 +8,8 @@ mod absurd;
 mod calls;
 /// Calls as each family's own template writes them.
 mod families;
+/// How schemas bind in all families.
+mod family_schemas;
 /// Random walks through the grammars of all families.
 mod family_walks;
 /// A reader of literals.
@@ -77,6 +79,48 @@ fn plain() -> &'static Model {
     })
 }
 
+/// A tokenizer of all bytes, these words and these special tokens, which come
+/// behind the one that ends a turn; and that one's id.
+fn byte_tokenizer(words: &[&str], special: &[&str]) -> (tokenizers::Tokenizer, usize) {
+    let characters = byte_characters();
+    let bytes = (0..=255u8).map(|byte| characters[usize::from(byte)].to_string());
+    let words = words.iter().map(|word| {
+        let characters = word.bytes().map(|byte| characters[usize::from(byte)]);
+        characters.collect::<String>()
+    });
+    let entries: serde_json::Map<String, Value> = bytes
+        .chain(words)
+        .zip(0u32..)
+        .map(|(entry, id)| (entry, id.into()))
+        .collect();
+    let end = entries.len();
+    let added: Vec<Value> = ["<|end|>"]
+        .iter()
+        .chain(special)
+        .zip(end..)
+        .map(|(content, id)| {
+            json!({
+                "id": id, "content": content, "special": true, "single_word": false,
+                "lstrip": false, "rstrip": false, "normalized": false,
+            })
+        })
+        .collect();
+    let description = json!({
+        "version": "1.0",
+        "added_tokens": added,
+        "pre_tokenizer": {
+            "type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true,
+        },
+        "decoder": {
+            "type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true,
+        },
+        "model": {"type": "BPE", "vocab": entries, "merges": []},
+    });
+    let description = description.to_string();
+    let tokenizer = tokenizers::Tokenizer::from_bytes(description.as_bytes()).unwrap();
+    (tokenizer, end)
+}
+
 /// The characters byte-level vocabularies write for the bytes, written down
 /// another way than the code does.
 fn byte_characters() -> Vec<char> {
@@ -118,42 +162,7 @@ impl Model {
 
     /// One whose tokens are all bytes, these words and these special tokens.
     fn of_bytes(words: &[&str], special: &[&str], format: CallFormat) -> Self {
-        let characters = byte_characters();
-        let bytes = (0..=255u8).map(|byte| characters[usize::from(byte)].to_string());
-        let words = words.iter().map(|word| {
-            let characters = word.bytes().map(|byte| characters[usize::from(byte)]);
-            characters.collect::<String>()
-        });
-        let entries: serde_json::Map<String, Value> = bytes
-            .chain(words)
-            .zip(0u32..)
-            .map(|(entry, id)| (entry, id.into()))
-            .collect();
-        let end = entries.len();
-        let added: Vec<Value> = ["<|end|>"]
-            .iter()
-            .chain(special)
-            .zip(end..)
-            .map(|(content, id)| {
-                json!({
-                    "id": id, "content": content, "special": true, "single_word": false,
-                    "lstrip": false, "rstrip": false, "normalized": false,
-                })
-            })
-            .collect();
-        let description = json!({
-            "version": "1.0",
-            "added_tokens": added,
-            "pre_tokenizer": {
-                "type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true,
-            },
-            "decoder": {
-                "type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true,
-            },
-            "model": {"type": "BPE", "vocab": entries, "merges": []},
-        });
-        let description = description.to_string();
-        let tokenizer = tokenizers::Tokenizer::from_bytes(description.as_bytes()).unwrap();
+        let (tokenizer, end) = byte_tokenizer(words, special);
         let size = end + special.len() + 40;
         Self::with(&tokenizer, &[end as u32], size, format)
     }

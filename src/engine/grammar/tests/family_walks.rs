@@ -15,7 +15,7 @@ use super::*;
 const MAX_TOKENS: usize = 4000;
 
 /// Words that bring a call to its end.
-const ENDINGS: [&str; 20] = [
+pub(super) const ENDINGS: [&str; 20] = [
     "}",
     "]",
     "\"",
@@ -40,7 +40,12 @@ const ENDINGS: [&str; 20] = [
 
 /// The text of a random turn that begins as `start` does, up to the end of its
 /// calls.
-fn walk(model: &Model, grammar: &CallGrammar, start: &str, seed: u64) -> Result<String, String> {
+pub(super) fn walk(
+    model: &Model,
+    grammar: &CallGrammar,
+    start: &str,
+    seed: u64,
+) -> Result<String, String> {
     let mut random = SmallRng::seed_from_u64(seed);
     let endings: Vec<u32> = ENDINGS.iter().map(|text| model.token(text)).collect();
     let mut constraint = Constraint::new(grammar);
@@ -74,13 +79,13 @@ fn walk(model: &Model, grammar: &CallGrammar, start: &str, seed: u64) -> Result<
 }
 
 /// A call as its text says: arguments that are JSON, or the texts of each.
-enum Read {
+pub(super) enum Read {
     Json(String, Value),
     Texts(String, Vec<(String, String)>),
 }
 
 /// The calls of a turn that begins with one.
-fn read(family: &str, text: &str) -> Option<Vec<Read>> {
+pub(super) fn read(family: &str, text: &str) -> Option<Vec<Read>> {
     let json = |text: &str| serde_json::from_str::<Value>(text).ok();
     let objects = |text: &str, key: &str| {
         let calls = match json(text)? {
@@ -310,7 +315,7 @@ fn typed(texts: &[(String, String)], schema: &Value) -> Result<Value, String> {
 }
 
 /// How a turn begins that calls a tool.
-fn start(family: &str) -> &'static str {
+pub(super) fn start(family: &str) -> &'static str {
     match family {
         "json" | "llama_json" => "{\"name\"",
         "mistral_array" | "mistral_args" | "mistral_bare_args" => "[TOOL_CALLS]",
