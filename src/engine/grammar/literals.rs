@@ -1,8 +1,9 @@
 //! The grammar of arguments that are literals: Python's, or Gemma's with marks
 //! around texts.
 //!
-//! The arguments come in the schema's order, each at most once; those that are
-//! not required may be left out. Scalars, lists, objects and listed values are
+//! The arguments come in the schema's order, each at most once, and no others
+//! where the schema names some; those that are not required may be left out.
+//! Scalars, lists, objects and listed values are
 //! bound; the length and form of texts are not.
 
 use std::collections::{HashMap, HashSet};

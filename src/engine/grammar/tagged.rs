@@ -1,8 +1,8 @@
 //! The grammar of arguments between tags: texts as they are, everything else as
 //! JSON by its own schema.
 //!
-//! The arguments come in the schema's order, each at most once; those that are
-//! not required may be left out.
+//! The arguments come in the schema's order, each at most once, and no others
+//! where the schema names some; those that are not required may be left out.
 
 use std::collections::HashSet;
 

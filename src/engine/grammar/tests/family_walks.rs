@@ -173,7 +173,8 @@ pub(super) fn read(family: &str, text: &str) -> Option<Vec<Read>> {
                 .into_iter()
                 .map(|(key, value)| Some((key, open(value)?)));
             let arguments = arguments.collect::<Option<_>>()?;
-            (call == "</tool_call>").then(|| vec![Read::Texts(name.to_owned(), arguments)])
+            (call.trim_end() == "</tool_call>")
+                .then(|| vec![Read::Texts(name.to_owned(), arguments)])
         }
         "minimax" => several(
             text,
