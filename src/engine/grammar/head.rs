@@ -17,15 +17,15 @@ pub(super) struct HeadGrammar {
     opening: u8,
 }
 
+/// A text, and its tool if it is a name.
+type Text = (Box<[u8]>, Option<usize>);
+
 /// A piece, for these tools.
 #[derive(Debug)]
 enum Part {
-    /// One of these texts, sorted, each with its tool if it is a name. If one
-    /// is the start of another, the longest that fits counts.
-    Texts {
-        blanks: bool,
-        texts: Box<[(Box<[u8]>, Option<usize>)]>,
-    },
+    /// One of these texts, which are sorted. If one is the start of another,
+    /// the longest that fits counts.
+    Texts { blanks: bool, texts: Box<[Text]> },
     /// A whole number.
     Number,
 }
@@ -90,7 +90,7 @@ impl HeadGrammar {
 impl Part {
     fn new(piece: &Piece, names: &[&str]) -> Self {
         let bytes = |text: &str| text.as_bytes().into();
-        let (blanks, mut texts): (bool, Vec<(Box<[u8]>, Option<usize>)>) = match piece {
+        let (blanks, mut texts): (bool, Vec<Text>) = match piece {
             Piece::Number => return Self::Number,
             Piece::Text(text) => (true, vec![(bytes(text), None)]),
             Piece::OneOf(texts) => {
@@ -198,7 +198,7 @@ impl Head {
         self.take_text(texts, byte).unwrap_or(Taken::Refused)
     }
 
-    fn take_text(&mut self, texts: &[(Box<[u8]>, Option<usize>)], byte: u8) -> Option<Taken> {
+    fn take_text(&mut self, texts: &[Text], byte: u8) -> Option<Taken> {
         let matched = self.matched as usize;
         let candidates = texts.get(self.first as usize..self.end as usize)?;
         let next = |text: &[u8]| text.get(matched).copied();

@@ -3,8 +3,8 @@
 //!
 //! The arguments come in the schema's order, each at most once, and no others
 //! where the schema names some; those that are not required may be left out.
-//! Scalars, lists, objects and listed values are
-//! bound; the length and form of texts are not.
+//! Scalars, lists, objects and listed values are bound; the length and form of
+//! texts are not.
 
 use std::collections::{HashMap, HashSet};
 

@@ -230,10 +230,10 @@ impl Writer<'_> {
                 ))
             }
             Kind::Listed(texts) => {
-                let writable = texts.iter().filter(|text| {
-                    !text.contains(&self.tags.value_closes)
-                        && !(self.tags.lines && text.ends_with('\n'))
-                });
+                let cut = |text: &str| self.tags.lines && text.ends_with('\n');
+                let writable = texts
+                    .iter()
+                    .filter(|text| !text.contains(&self.tags.value_closes) && !cut(text));
                 let texts: Vec<String> = writable.map(|text| pattern(text)).collect();
                 (!texts.is_empty())
                     .then(|| format!("{rule}: /({}){line}{closes}/\n", texts.join("|")))
