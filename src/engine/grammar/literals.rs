@@ -19,6 +19,10 @@ use super::vocabulary::Vocabulary;
 /// More members than this come in any order and any number.
 const MAX_ORDERED: usize = 60;
 
+/// After so many rules, what follows may be anything: llguidance takes some
+/// stack for each rule that leads to another.
+const MAX_RULES: usize = 300;
+
 /// How literals are written.
 pub(super) struct Syntax<'a> {
     /// What stands around texts; Python's quotes if none does.
@@ -266,7 +270,7 @@ impl Writer<'_> {
 
     /// What a value by `schema` may be.
     fn value(&mut self, schema: &Value, depth: usize) -> Result<String, String> {
-        if depth == 0 {
+        if depth == 0 || self.count > MAX_RULES {
             self.lost
                 .push("what is nested deeper is not heeded".to_owned());
             return Ok("any".to_owned());

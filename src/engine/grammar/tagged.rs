@@ -21,6 +21,9 @@ use super::vocabulary::Vocabulary;
 /// follows no more at once.
 const MAX_ORDERED: usize = 200;
 
+/// How many schemas the alternatives of one argument may lead to.
+const MAX_ALTERNATIVES: usize = 100;
+
 /// The grammar being written.
 struct Writer<'a> {
     format: &'a CallFormat,
@@ -32,6 +35,8 @@ struct Writer<'a> {
     grammars: Vec<GrammarWithLexer>,
     plain: HashSet<u64>,
     lost: Vec<String>,
+    /// How many schemas the argument's alternatives have led to.
+    steps: usize,
 }
 
 /// What the value of an argument may be.
@@ -71,6 +76,7 @@ pub(super) fn source(
         grammars: Vec::new(),
         plain: HashSet::new(),
         lost,
+        steps: 0,
     };
     writer.write(&named, others.as_ref())?;
     if !lenient && !writer.lost.is_empty() {
@@ -170,6 +176,7 @@ impl Writer<'_> {
     ) -> Result<(Written, String), String> {
         let mut kinds = Vec::new();
         let lost = self.lost.len();
+        self.steps = 0;
         if let Err(reason) = self.kinds(schema, MAX_NESTING, &mut kinds) {
             self.lost.push(reason);
             kinds = vec![Kind::Text];
@@ -263,6 +270,11 @@ impl Writer<'_> {
 
     /// What a value by `schema` may be.
     fn kinds(&mut self, schema: &Value, depth: usize, found: &mut Vec<Kind>) -> Result<(), String> {
+        // Alternatives may refer to each other without end.
+        self.steps += 1;
+        if self.steps > MAX_ALTERNATIVES {
+            return Err("there are too many alternatives".to_owned());
+        }
         let schema = members::resolve(self.root, schema);
         match schema {
             Value::Bool(true) => {

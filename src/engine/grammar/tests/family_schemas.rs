@@ -178,8 +178,19 @@ fn whatever_a_schema_says_a_tool_can_be_called() {
     let many: serde_json::Map<String, Value> = (0..300)
         .map(|n| (format!("p{n}"), json!({"type": "null"})))
         .collect();
+    let again = json!({"$ref": "#/properties/p"});
+    let endless = json!({"anyOf": [again, again, again, {"type": "integer"}, again]});
+    let deep = (0..15).fold(json!({"type": "null"}), |inner, _| {
+        let mut properties: serde_json::Map<String, Value> = (0..50)
+            .map(|n| (format!("p{n}"), json!({"type": "null"})))
+            .collect();
+        properties.insert("last".to_owned(), inner);
+        json!({"type": "object", "properties": properties})
+    });
     let schemas = [
         Value::Null,
+        deep,
+        with(endless),
         json!(false),
         json!({"type": "array"}),
         with(json!({"type": "integer", "minimum": 3, "maximum": 1})),
@@ -291,4 +302,27 @@ fn without_a_token_that_ends_the_turn_all_is_free_behind_a_call() {
     let grammar = model.strict(&[("now", json!({}))]);
     let text = "<tool_call>[{\"name\": \"now\", \"arguments\": {}}] and more";
     assert!(fits(&model, &grammar, text));
+}
+
+#[test]
+fn a_deep_schema_takes_little_stack() {
+    let schema = (0..15).fold(json!({"type": "null"}), |inner, _| {
+        let mut properties: serde_json::Map<String, Value> = (0..50)
+            .map(|n| (format!("p{n}"), json!({"type": "null"})))
+            .collect();
+        properties.insert("last".to_owned(), inner);
+        json!({"type": "object", "properties": properties})
+    });
+    // Half of what threads have that serve requests.
+    std::thread::scope(|scope| {
+        let compile = || {
+            for name in ["lfm2", "gemma", "glm"] {
+                let [model, _] = models_of(&family(name), &[]);
+                let (_, fallbacks) = model.grammar(&[("t", schema.clone())]);
+                assert!(name == "glm" || fallbacks[0].loss == Loss::Keywords);
+            }
+        };
+        let thread = std::thread::Builder::new().stack_size(1 << 20);
+        thread.spawn_scoped(scope, compile).unwrap();
+    });
 }
