@@ -10,19 +10,33 @@
 //!   token is [accepted](Constraint::accepts), and only if it is not, sample
 //!   again under the [mask](Constraint::mask).
 //!
-//! The names and the frame of a call are matched here; its arguments by
-//! llguidance, with one grammar a tool, so that a schema it cannot express
-//! loosens that tool alone.
+//! What a call looks like is told by a [`CallFormat`], of which there is one for
+//! each family of models. The names and the frame of a call are matched here;
+//! its arguments by llguidance, with one grammar a tool, so that a schema it
+//! cannot express loosens that tool alone. Arguments are JSON by the schema, or
+//! literals or texts between tags, in which the schema binds as far as such
+//! forms go; what is lost comes back as a [`Fallback`].
 //!
 //! Knows nothing of prompts, sampling and what the tools do.
 
 mod arguments;
+mod choice;
 mod compile;
 mod constraint;
+mod dead_end;
 mod extent;
+mod families;
+mod format;
 mod free_text;
 mod head;
+mod literals;
+mod members;
+mod outline;
+mod patterns;
 mod schema;
+mod search;
+mod source;
+mod tagged;
 mod vocabulary;
 
 #[cfg(test)]
@@ -30,50 +44,12 @@ mod tests;
 
 pub use compile::{CallGrammar, Fallback, Loss, ToolSchema};
 pub use constraint::{Constraint, ConstraintError, Mask};
+pub use format::CallFormat;
 pub use vocabulary::Vocabulary;
 
 /// How much whitespace may stand at one place of a call. Enough for indented
 /// JSON; bounded because a model can fall into writing nothing else.
 const MAX_BLANKS: usize = 32;
-
-/// How a call is written: `opener`, then a JSON object with two members, the
-/// tool's name and its arguments, then `closer`.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct CallFormat {
-    /// The text that opens a call.
-    pub opener: String,
-    /// The text that closes it.
-    pub closer: String,
-    /// The key of the tool's name, the object's first.
-    pub name_key: String,
-    /// The key of the arguments.
-    pub arguments_key: String,
-    /// The texts around the model's reasoning, in which a call is not a call.
-    pub reasoning: Option<(String, String)>,
-}
-
-impl CallFormat {
-    /// `<tool_call>{"name": …, "arguments": {…}}</tool_call>`, as the Hermes
-    /// and Qwen models write it, with reasoning in `<think>`.
-    pub fn hermes() -> Self {
-        Self {
-            opener: "<tool_call>".to_owned(),
-            closer: "</tool_call>".to_owned(),
-            name_key: "name".to_owned(),
-            arguments_key: "arguments".to_owned(),
-            reasoning: Some(("<think>".to_owned(), "</think>".to_owned())),
-        }
-    }
-
-    /// All texts that structure a turn.
-    fn markers(&self) -> impl Iterator<Item = &str> {
-        let reasoning = self.reasoning.iter();
-        let reasoning = reasoning.flat_map(|(opens, closes)| [opens.as_str(), closes.as_str()]);
-        [self.opener.as_str(), self.closer.as_str()]
-            .into_iter()
-            .chain(reasoning)
-    }
-}
 
 /// Why there is no grammar.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -8,12 +8,13 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 
-use super::GrammarError;
 use super::arguments::ArgumentsGrammar;
 use super::free_text::Markers;
 use super::head::HeadGrammar;
+use super::outline::Ending;
 use super::schema::{Unusable, objects};
 use super::vocabulary::Vocabulary;
+use super::{CallFormat, GrammarError};
 
 /// A tool as the grammar needs it.
 #[derive(Debug, Clone, PartialEq)]
@@ -40,7 +41,7 @@ pub struct Fallback {
 pub enum Loss {
     /// The keywords named in the reason; all others bind.
     Keywords,
-    /// All of it: the arguments are any JSON object.
+    /// All of it: the arguments are any, of the format's form.
     Schema,
 }
 
@@ -54,6 +55,9 @@ struct Inner {
     vocabulary: Vocabulary,
     markers: Markers,
     head: HeadGrammar,
+    /// The texts that may come behind a call besides the end of the turn, and
+    /// what each of them means.
+    behind: (Vec<Box<[u8]>>, Vec<Ending>),
     /// In the tools' order.
     arguments: Vec<ArgumentsGrammar>,
 }
@@ -97,6 +101,7 @@ impl CallGrammar {
             vocabulary: vocabulary.clone(),
             markers: Markers::new(format),
             head: HeadGrammar::new(format, tools.iter().map(|tool| tool.name.as_str())),
+            behind: behind(format),
             arguments,
         };
         let inner = Arc::new(inner);
@@ -115,9 +120,35 @@ impl CallGrammar {
         &self.inner.head
     }
 
+    pub(super) fn behind(&self) -> (&[Box<[u8]>], &[Ending]) {
+        let (texts, endings) = &self.inner.behind;
+        (texts, endings)
+    }
+
+    /// Whether `token` ends a turn.
+    pub(super) fn ends(&self, token: u32) -> bool {
+        self.inner.vocabulary.ends().contains(&token)
+    }
+
+    /// Whether any token ends a turn.
+    pub(super) fn has_ends(&self) -> bool {
+        !self.inner.vocabulary.ends().is_empty()
+    }
+
     pub(super) fn arguments(&self, tool: usize) -> &ArgumentsGrammar {
         &self.inner.arguments[tool]
     }
+}
+
+fn behind(format: &CallFormat) -> (Vec<Box<[u8]>>, Vec<Ending>) {
+    let texts = [
+        (&format.separator, Ending::Another),
+        (&format.closer, Ending::Over),
+    ];
+    let texts = texts.into_iter().filter(|(text, _)| !text.is_empty());
+    texts
+        .map(|(text, ending)| (text.as_bytes().into(), ending))
+        .unzip()
 }
 
 /// The strictest grammar that can be had of a schema: as it is; without the

@@ -5,9 +5,12 @@
 use llguidance::toktrie::SimpleVob;
 
 use super::arguments::{Arguments, Fit};
+use super::choice::{Choice, Chosen};
 use super::compile::CallGrammar;
+use super::format::After;
 use super::free_text::FreeText;
 use super::head::{Head, Step};
+use super::outline::Ending;
 
 /// Binds one generation to a [`CallGrammar`].
 ///
@@ -28,6 +31,15 @@ enum State {
     Free(FreeText),
     Head(Head),
     Arguments { tool: usize, call: Box<Arguments> },
+    Behind(Behind),
+}
+
+/// Behind a call, where nothing follows but the end of the turn or, if
+/// `texts`, one of the texts that may.
+#[derive(Debug, Clone, Copy)]
+struct Behind {
+    texts: bool,
+    choice: Choice,
 }
 
 /// The tokens that may come next, a bit each.
@@ -90,7 +102,7 @@ impl Mask {
 impl Constraint {
     /// The start of a turn.
     pub fn new(grammar: &CallGrammar) -> Self {
-        Self::start(grammar, FreeText::default())
+        Self::start(grammar, FreeText::start(grammar.markers(), grammar.head()))
     }
 
     /// The start of a turn that begins inside the model's reasoning, because
@@ -112,12 +124,16 @@ impl Constraint {
     /// Whether the next token belongs to a call. Between the tokens of an
     /// opener it does not.
     pub fn is_inside_call(&self) -> bool {
-        !matches!(self.state, State::Free(_))
+        match &self.state {
+            State::Free(_) => false,
+            State::Head(_) | State::Arguments { .. } => true,
+            State::Behind(behind) => behind.choice.begun(),
+        }
     }
 
     /// Whether any token at all may come next: free text, no opener begun.
     pub fn is_free(&self) -> bool {
-        matches!(self.state, State::Free(text) if !text.opening())
+        matches!(self.state, State::Free(text) if !text.opening(self.grammar.markers()))
     }
 
     /// Whether `token` may come next. Free text may be anything, but a token
@@ -133,9 +149,11 @@ impl Constraint {
         let bytes = self.grammar.vocabulary().bytes(token);
         match &mut self.state {
             State::Free(text) => free_fits(&self.grammar, *text, bytes),
+            State::Behind(behind) if !behind.choice.begun() && self.grammar.ends(token) => true,
             // Without bytes, it is the end of the sequence or no token at all.
             _ if bytes.is_empty() => false,
             State::Head(head) => head_fits(&self.grammar, *head, bytes),
+            State::Behind(behind) => behind_fits(&self.grammar, *behind, bytes),
             State::Arguments { call, .. } => match arguments_fit(&self.grammar, call, bytes) {
                 Ok(fits) => fits,
                 Err(reason) => {
@@ -166,6 +184,9 @@ impl Constraint {
             }
         } else {
             mask.fill(size, |token| self.judge(token));
+            if mask.words().iter().all(|word| *word == 0) {
+                return Err(self.release("no token fits".to_owned()));
+            }
         }
         self.mask = mask;
         Ok(&self.mask)
@@ -204,35 +225,42 @@ impl Constraint {
         bytes: &'a [u8],
     ) -> Result<&'a [u8], String> {
         match &mut self.state {
-            State::Free(text) => match text.feed(grammar.markers(), bytes) {
-                Some(rest) => {
-                    self.state = State::Head(Head::new(grammar.head()));
+            State::Free(text) => match text.feed(grammar.markers(), grammar.head(), bytes) {
+                Some((head, rest)) => {
+                    self.state = State::Head(head);
                     Ok(rest)
                 }
                 None => Ok(&[]),
             },
             State::Head(head) => {
                 for (at, byte) in bytes.iter().enumerate() {
-                    match head.feed(grammar.head(), *byte) {
-                        Step::More => {}
-                        Step::Complete(tool) => {
-                            let call = Box::new(grammar.arguments(tool).start());
-                            self.state = State::Arguments { tool, call };
-                            return Ok(&bytes[at + 1..]);
-                        }
+                    let (tool, rest) = match head.feed(grammar.head(), *byte) {
+                        Step::More => continue,
+                        Step::Complete(tool) => (tool, at + 1),
+                        Step::Before(tool) => (tool, at),
                         Step::Refused => return Err("an accepted token does not fit".to_owned()),
-                    }
+                    };
+                    let call = Box::new(grammar.arguments(tool).start());
+                    self.state = State::Arguments { tool, call };
+                    return Ok(&bytes[rest..]);
                 }
                 Ok(&[])
             }
             State::Arguments { call, .. } => {
-                let vocabulary = grammar.vocabulary();
-                let closer = vocabulary.format().closer.as_bytes();
-                if let Some(end) = call.end(closer, bytes) {
-                    self.state = State::Free(FreeText::default());
-                    return Ok(&bytes[end..]);
+                if let Some((length, ending)) = call.end(bytes) {
+                    self.state = behind(grammar, ending);
+                    return Ok(&bytes[length..]);
                 }
-                call.take(vocabulary, token, bytes)?;
+                call.take(grammar.vocabulary(), token, bytes)?;
+                Ok(&[])
+            }
+            State::Behind(behind) => {
+                for (at, byte) in bytes.iter().enumerate() {
+                    if let Some(state) = behind.feed(grammar, *byte)? {
+                        self.state = state;
+                        return Ok(&bytes[at + 1..]);
+                    }
+                }
                 Ok(&[])
             }
         }
@@ -249,10 +277,39 @@ impl Constraint {
     }
 }
 
+impl Behind {
+    /// Takes a byte. What comes behind it, if a text is complete with it.
+    fn feed(&mut self, grammar: &CallGrammar, byte: u8) -> Result<Option<State>, String> {
+        let (texts, endings) = grammar.behind();
+        let texts = if self.texts { texts } else { &[] };
+        match self.choice.feed(texts, byte) {
+            Chosen::More => Ok(None),
+            Chosen::Refused => Err("an accepted token does not fit".to_owned()),
+            Chosen::Done(text) => Ok(Some(match endings[text] {
+                Ending::Another => State::Head(Head::again(grammar.head())),
+                Ending::Over => State::Free(FreeText::default()),
+            })),
+        }
+    }
+}
+
+/// What comes behind a call.
+fn behind(grammar: &CallGrammar, ending: Ending) -> State {
+    let after = grammar.vocabulary().format().after;
+    match (ending, after) {
+        (Ending::Another, _) => State::Head(Head::again(grammar.head())),
+        (Ending::Over, After::End | After::Turn) if grammar.has_ends() => State::Behind(Behind {
+            texts: after == After::Turn,
+            choice: Choice::START,
+        }),
+        (Ending::Over, _) => State::Free(FreeText::default()),
+    }
+}
+
 /// Whether free text may go on with the bytes.
 fn free_fits(grammar: &CallGrammar, mut text: FreeText, bytes: &[u8]) -> bool {
-    match text.feed(grammar.markers(), bytes) {
-        Some(rest) => head_fits(grammar, Head::new(grammar.head()), rest),
+    match text.feed(grammar.markers(), grammar.head(), bytes) {
+        Some((head, rest)) => head_fits(grammar, head, rest),
         None => true,
     }
 }
@@ -260,17 +317,15 @@ fn free_fits(grammar: &CallGrammar, mut text: FreeText, bytes: &[u8]) -> bool {
 /// Whether a head may go on with the bytes.
 fn head_fits(grammar: &CallGrammar, mut head: Head, bytes: &[u8]) -> bool {
     for (at, byte) in bytes.iter().enumerate() {
-        match head.feed(grammar.head(), *byte) {
+        let (tool, rest) = match head.feed(grammar.head(), *byte) {
             Step::Refused => return false,
-            Step::More => {}
-            Step::Complete(tool) => {
-                let rest = &bytes[at + 1..];
-                // One token that reaches from the head into the arguments.
-                return rest.is_empty()
-                    || arguments_fit(grammar, &mut grammar.arguments(tool).start(), rest)
-                        .unwrap_or(false);
-            }
-        }
+            Step::More => continue,
+            Step::Complete(tool) => (tool, &bytes[at + 1..]),
+            Step::Before(tool) => (tool, &bytes[at..]),
+        };
+        // One token that reaches from the head into the arguments.
+        return rest.is_empty()
+            || arguments_fit(grammar, &mut grammar.arguments(tool).start(), rest).unwrap_or(false);
     }
     true
 }
@@ -281,10 +336,33 @@ fn arguments_fit(
     call: &mut Arguments,
     bytes: &[u8],
 ) -> Result<bool, String> {
-    let closer = grammar.vocabulary().format().closer.as_bytes();
-    Ok(match call.fit(closer, bytes)? {
+    Ok(match call.fit(bytes)? {
         Fit::Refused => false,
         Fit::Fits => true,
-        Fit::Closes(end) => free_fits(grammar, FreeText::default(), &bytes[end..]),
+        Fit::Ends(length, ending) => state_fits(grammar, behind(grammar, ending), &bytes[length..]),
     })
+}
+
+/// Whether what comes behind a call may go on with the bytes.
+fn behind_fits(grammar: &CallGrammar, mut behind: Behind, bytes: &[u8]) -> bool {
+    for (at, byte) in bytes.iter().enumerate() {
+        match behind.feed(grammar, *byte) {
+            Ok(None) => {}
+            Ok(Some(state)) => return state_fits(grammar, state, &bytes[at + 1..]),
+            Err(_) => return false,
+        }
+    }
+    true
+}
+
+/// Whether a state that bytes have led to may go on with those behind them.
+fn state_fits(grammar: &CallGrammar, state: State, bytes: &[u8]) -> bool {
+    match state {
+        State::Free(text) => free_fits(grammar, text, bytes),
+        State::Head(head) => head_fits(grammar, head, bytes),
+        State::Behind(behind) => behind_fits(grammar, behind, bytes),
+        State::Arguments { mut call, .. } => {
+            arguments_fit(grammar, &mut call, bytes).unwrap_or(false)
+        }
+    }
 }

@@ -1,115 +1,106 @@
-//! Finds the marker that opens a call in free text, in pieces cut anywhere.
+//! Finds what opens a call in free text, in pieces cut anywhere: an opener, or
+//! the first of a call's head at the very start of a turn.
 //!
 //! Knows nothing of what follows it.
 
 use super::CallFormat;
+use super::head::{Head, HeadGrammar, Step};
+use super::search::Search;
 
 /// What is looked for outside of calls.
 #[derive(Debug)]
 pub(super) struct Markers {
-    opener: Marker,
-    reasoning: Option<(Marker, Marker)>,
-}
-
-/// A text to find, byte by byte.
-#[derive(Debug)]
-struct Marker {
-    text: Box<[u8]>,
-    /// For each count of matched bytes, how many are still matched once the
-    /// next one does not fit (Knuth, Morris and Pratt's table).
-    resume: Box<[u8]>,
+    /// The openers, then the texts that begin quiet text.
+    loud: Search,
+    openers: usize,
+    /// The texts that end quiet text.
+    quiet: Search,
+    /// Whether a turn may start with a call that has no opener.
+    at_start: bool,
 }
 
 /// How far the text has got. Small, and copied to look ahead.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct FreeText {
-    reasoning: bool,
-    /// Matched bytes of the opener, or of nothing inside reasoning.
-    opener: u8,
-    /// Matched bytes of the marker of reasoning that means something now.
-    edge: u8,
+    /// Inside text in which a call is not a call.
+    quiet: bool,
+    /// The state of the search.
+    state: u16,
+    /// The head of a call, as long as the turn is nothing else.
+    start: Option<Head>,
 }
 
 impl Markers {
     pub(super) fn new(format: &CallFormat) -> Self {
-        let reasoning = format.reasoning.as_ref();
-        let reasoning = reasoning.filter(|(opens, closes)| !opens.is_empty() && !closes.is_empty());
+        let quiet = &format.quiet;
+        let texts = |texts: &mut dyn Iterator<Item = &String>| {
+            Search::new(&texts.map(String::as_str).collect::<Vec<&str>>())
+        };
+        // Text that could not be left again must not begin.
+        let usable = !quiet.closes.iter().all(String::is_empty);
+        let opens = quiet.opens.iter().filter(|_| usable);
         Self {
-            opener: Marker::new(&format.opener),
-            reasoning: reasoning.map(|(opens, closes)| (Marker::new(opens), Marker::new(closes))),
+            loud: texts(&mut format.openers.iter().chain(opens)),
+            openers: format.openers.len(),
+            quiet: texts(&mut quiet.closes.iter()),
+            at_start: format.at_start > 0,
         }
-    }
-}
-
-impl Marker {
-    fn new(text: &str) -> Self {
-        // A marker has no more bytes than its count can say; none comes near.
-        let text = &text.as_bytes()[..text.len().min(usize::from(u8::MAX))];
-        let mut resume = vec![0u8; text.len()];
-        let mut matched = 0;
-        for at in 1..text.len() {
-            resume[at] = matched;
-            while matched > 0 && text[usize::from(matched)] != text[at] {
-                matched = resume[usize::from(matched)];
-            }
-            if text[usize::from(matched)] == text[at] {
-                matched += 1;
-            }
-        }
-        Self {
-            text: text.into(),
-            resume: resume.into(),
-        }
-    }
-
-    /// Takes a byte. Whether the text is complete with it.
-    #[inline]
-    fn feed(&self, matched: &mut u8, byte: u8) -> bool {
-        while *matched > 0 && self.text[usize::from(*matched)] != byte {
-            *matched = self.resume[usize::from(*matched)];
-        }
-        if self.text[usize::from(*matched)] == byte {
-            *matched += 1;
-        }
-        let complete = usize::from(*matched) == self.text.len();
-        if complete {
-            *matched = 0;
-        }
-        complete
     }
 }
 
 impl FreeText {
-    /// The start of a turn that begins inside the model's reasoning.
-    pub(super) fn in_reasoning() -> Self {
+    /// The start of a turn.
+    pub(super) fn start(markers: &Markers, head: &HeadGrammar) -> Self {
         Self {
-            reasoning: true,
+            start: markers.at_start.then(|| Head::new(head)),
             ..Self::default()
         }
     }
 
-    /// Whether the text ends in the beginning of an opener.
-    pub(super) fn opening(&self) -> bool {
-        self.opener > 0
+    /// The start of a turn that begins inside the model's reasoning.
+    pub(super) fn in_reasoning() -> Self {
+        Self {
+            quiet: true,
+            ..Self::default()
+        }
     }
 
-    /// Takes text up to an opener and returns what is behind it, if there is
-    /// one.
+    /// Whether the text ends in the beginning of what opens a call.
+    pub(super) fn opening(&self, markers: &Markers) -> bool {
+        let openers = (1u32 << markers.openers.min(8)) - 1;
+        self.start.is_some_and(|head| head.begun())
+            || !self.quiet && u32::from(markers.loud.begun(self.state)) & openers > 0
+    }
+
+    /// Takes text up to where a call is opened, if one is, and returns its
+    /// head as far as it was read, and what is behind that.
     #[inline]
-    pub(super) fn feed<'a>(&mut self, markers: &Markers, bytes: &'a [u8]) -> Option<&'a [u8]> {
+    pub(super) fn feed<'a>(
+        &mut self,
+        markers: &Markers,
+        head: &HeadGrammar,
+        bytes: &'a [u8],
+    ) -> Option<(Head, &'a [u8])> {
         for (at, byte) in bytes.iter().enumerate() {
-            if let Some((opens, closes)) = &markers.reasoning {
-                let edge = if self.reasoning { closes } else { opens };
-                if edge.feed(&mut self.edge, *byte) {
-                    *self = Self {
-                        reasoning: !self.reasoning,
-                        ..Self::default()
-                    };
-                    continue;
+            if let Some(start) = &mut self.start {
+                match start.feed(head, *byte) {
+                    Step::More if start.opens(head) => return Some((*start, &bytes[at + 1..])),
+                    Step::More => {}
+                    _ => self.start = None,
                 }
             }
-            if !self.reasoning && markers.opener.feed(&mut self.opener, *byte) {
-                return Some(&bytes[at + 1..]);
+            if self.quiet {
+                if markers.quiet.feed(&mut self.state, *byte).is_some() {
+                    *self = Self::start(markers, head);
+                }
+                continue;
+            }
+            match markers.loud.feed(&mut self.state, *byte) {
+                Some(text) if text < markers.openers => {
+                    return Some((Head::new(head), &bytes[at + 1..]));
+                }
+                Some(_) => *self = Self::in_reasoning(),
+                None => {}
             }
         }
         None
@@ -122,13 +113,20 @@ mod tests {
 
     /// What is behind the opener, fed in every way to cut the text in two.
     fn behind(text: &str) -> Option<String> {
-        let markers = Markers::new(&CallFormat::hermes());
+        behind_in(&CallFormat::hermes(), text)
+    }
+
+    fn behind_in(format: &CallFormat, text: &str) -> Option<String> {
+        let markers = Markers::new(format);
+        let head = HeadGrammar::new(format, ["read"].into_iter());
         let mut answers = (0..=text.len()).map(|cut| {
             let (one, two) = text.as_bytes().split_at(cut);
-            let mut state = FreeText::default();
-            let rest = match state.feed(&markers, one) {
-                Some(rest) => Some([rest, two].concat()),
-                None => state.feed(&markers, two).map(<[u8]>::to_vec),
+            let mut state = FreeText::start(&markers, &head);
+            let rest = match state.feed(&markers, &head, one) {
+                Some((_, rest)) => Some([rest, two].concat()),
+                None => state
+                    .feed(&markers, &head, two)
+                    .map(|(_, rest)| rest.to_vec()),
             };
             rest.map(|rest| String::from_utf8_lossy(&rest).into_owned())
         });
@@ -164,15 +162,29 @@ mod tests {
     }
 
     #[test]
-    fn a_marker_that_repeats_itself_is_found() {
-        let marker = Marker::new("aabaaa");
-        let mut matched = 0;
-        let ends: Vec<usize> = b"aabaabaaaabaaa"
-            .iter()
-            .enumerate()
-            .filter(|(_, byte)| marker.feed(&mut matched, **byte))
-            .map(|(at, _)| at)
-            .collect();
-        assert_eq!(ends, [8]);
+    fn a_head_opens_a_call_at_the_start_of_a_turn_only() {
+        let json = CallFormat::json();
+        for (text, rest) in [
+            ("{\"name\": 1", Some(": 1")),
+            ("\n { \"name\"x", Some("x")),
+            ("<think>{\"name\"</think>\n{\"name\":", Some(":")),
+            ("{\"names\"", None),
+            ("a {\"name\":", None),
+            ("{} {\"name\":", None),
+        ] {
+            assert_eq!(behind_in(&json, text).as_deref(), rest, "{text}");
+        }
+    }
+
+    #[test]
+    fn harmony_s_openers_count_in_headers_only() {
+        let harmony = CallFormat::harmony();
+        for (text, rest) in [
+            ("<|channel|>commentary to=functions.a", Some("a")),
+            ("<|message|>to to=functions.a<|end|>", None),
+            ("<|message|>x<|start|>assistant to=functions.", Some("")),
+        ] {
+            assert_eq!(behind_in(&harmony, text).as_deref(), rest, "{text}");
+        }
     }
 }

@@ -6,6 +6,14 @@
 mod absurd;
 /// Calls that are right and wrong in ways worth a name.
 mod calls;
+/// Calls as each family's own template writes them.
+mod families;
+/// How schemas bind in all families.
+mod family_schemas;
+/// Random walks through the grammars of all families.
+mod family_walks;
+/// A reader of literals.
+mod literals;
 /// Openers, whole, in pieces, and what only looks like one.
 mod openers;
 /// Random JSON schemas.
@@ -67,36 +75,50 @@ fn plain() -> &'static Model {
             "}}</",
             ">a",
         ];
-        let characters = byte_characters();
-        let bytes = (0..=255u8).map(|byte| characters[usize::from(byte)].to_string());
-        let words = words.iter().map(|word| {
-            let characters = word.bytes().map(|byte| characters[usize::from(byte)]);
-            characters.collect::<String>()
-        });
-        let entries: serde_json::Map<String, Value> = bytes
-            .chain(words)
-            .zip(0u32..)
-            .map(|(entry, id)| (entry, id.into()))
-            .collect();
-        let end = entries.len();
-        let description = json!({
-            "version": "1.0",
-            "added_tokens": [{
-                "id": end, "content": "<|end|>", "special": true, "single_word": false,
-                "lstrip": false, "rstrip": false, "normalized": false,
-            }],
-            "pre_tokenizer": {
-                "type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true,
-            },
-            "decoder": {
-                "type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true,
-            },
-            "model": {"type": "BPE", "vocab": entries, "merges": []},
-        });
-        let description = description.to_string();
-        let tokenizer = tokenizers::Tokenizer::from_bytes(description.as_bytes()).unwrap();
-        Model::new(tokenizer, &[end as u32], end + 40)
+        Model::of_bytes(&words, &[], CallFormat::hermes())
     })
+}
+
+/// A tokenizer of all bytes, these words and these special tokens, which come
+/// behind the one that ends a turn; and that one's id.
+fn byte_tokenizer(words: &[&str], special: &[&str]) -> (tokenizers::Tokenizer, usize) {
+    let characters = byte_characters();
+    let bytes = (0..=255u8).map(|byte| characters[usize::from(byte)].to_string());
+    let words = words.iter().map(|word| {
+        let characters = word.bytes().map(|byte| characters[usize::from(byte)]);
+        characters.collect::<String>()
+    });
+    let entries: serde_json::Map<String, Value> = bytes
+        .chain(words)
+        .zip(0u32..)
+        .map(|(entry, id)| (entry, id.into()))
+        .collect();
+    let end = entries.len();
+    let added: Vec<Value> = ["<|end|>"]
+        .iter()
+        .chain(special)
+        .zip(end..)
+        .map(|(content, id)| {
+            json!({
+                "id": id, "content": content, "special": true, "single_word": false,
+                "lstrip": false, "rstrip": false, "normalized": false,
+            })
+        })
+        .collect();
+    let description = json!({
+        "version": "1.0",
+        "added_tokens": added,
+        "pre_tokenizer": {
+            "type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true,
+        },
+        "decoder": {
+            "type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true,
+        },
+        "model": {"type": "BPE", "vocab": entries, "merges": []},
+    });
+    let description = description.to_string();
+    let tokenizer = tokenizers::Tokenizer::from_bytes(description.as_bytes()).unwrap();
+    (tokenizer, end)
 }
 
 /// The characters byte-level vocabularies write for the bytes, written down
@@ -122,11 +144,27 @@ struct Model {
 
 impl Model {
     fn new(tokenizer: tokenizers::Tokenizer, end: &[u32], size: usize) -> Self {
-        let vocabulary = Vocabulary::new(&tokenizer, end, size, CallFormat::hermes()).unwrap();
+        Self::with(&tokenizer, end, size, CallFormat::hermes())
+    }
+
+    fn with(
+        tokenizer: &tokenizers::Tokenizer,
+        end: &[u32],
+        size: usize,
+        format: CallFormat,
+    ) -> Self {
+        let vocabulary = Vocabulary::new(tokenizer, end, size, format).unwrap();
         Self {
             vocabulary,
             end: end.to_vec(),
         }
+    }
+
+    /// One whose tokens are all bytes, these words and these special tokens.
+    fn of_bytes(words: &[&str], special: &[&str], format: CallFormat) -> Self {
+        let (tokenizer, end) = byte_tokenizer(words, special);
+        let size = end + special.len() + 40;
+        Self::with(&tokenizer, &[end as u32], size, format)
     }
 
     fn grammar(&self, tools: &[(&str, Value)]) -> (CallGrammar, Vec<Fallback>) {

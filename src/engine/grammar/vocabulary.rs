@@ -2,7 +2,7 @@
 //!
 //! Knows nothing of tools and schemas.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
@@ -13,6 +13,7 @@ use llguidance::{ParserFactory, panic_utils};
 use serde_json::Value;
 use tokenizers::Tokenizer;
 
+use super::format::Form;
 use super::{CallFormat, GrammarError};
 
 /// Longer tokens are never part of a call: the trie cannot hold them.
@@ -27,8 +28,11 @@ pub struct Vocabulary {
 struct Inner {
     factory: ParserFactory,
     format: CallFormat,
-    /// The tokens with a digit, which may make a number too long.
-    with_digits: Vec<u32>,
+    /// The tokens that may be refused where llguidance allows them: those with
+    /// a digit, which may make a number too long, and with the end of a tag.
+    doubtful: Vec<u32>,
+    /// The tokens that end a turn.
+    ends: Vec<u32>,
 }
 
 impl Vocabulary {
@@ -46,7 +50,7 @@ impl Vocabulary {
         vocabulary_size: usize,
         format: CallFormat,
     ) -> Result<Self, GrammarError> {
-        if format.opener.is_empty() || format.closer.is_empty() {
+        if !format.is_complete() {
             return Err(GrammarError::Format);
         }
         let words = words(tokenizer, end_of_sequence, vocabulary_size, &format)?;
@@ -67,15 +71,22 @@ impl Vocabulary {
             Ok(factory)
         }))
         .map_err(|error| GrammarError::Tokenizer(first_line(&error.to_string())))?;
-        let with_digits = (0u32..)
+        let edge = match &format.form {
+            Form::Tagged(tags) => tags.value_closes.bytes().last(),
+            Form::Json { .. } | Form::Python | Form::Marked { .. } => None,
+        };
+        let doubtful = |byte: &u8| byte.is_ascii_digit() || Some(*byte) == edge;
+        let doubtful = (0u32..)
             .zip(&words)
-            .filter(|(_, word)| word.iter().any(u8::is_ascii_digit))
+            .filter(|(_, word)| word.iter().any(doubtful))
             .map(|(token, _)| token)
             .collect();
+        let ends = end_of_sequence.iter().copied();
         let inner = Inner {
             factory,
             format,
-            with_digits,
+            doubtful,
+            ends: ends.filter(|id| (*id as usize) < words.len()).collect(),
         };
         Ok(Self {
             inner: Arc::new(inner),
@@ -103,9 +114,14 @@ impl Vocabulary {
         }
     }
 
-    /// The tokens with a digit in their bytes.
-    pub(super) fn with_digits(&self) -> &[u32] {
-        &self.inner.with_digits
+    /// The tokens that may be refused where llguidance allows them.
+    pub(super) fn doubtful(&self) -> &[u32] {
+        &self.inner.doubtful
+    }
+
+    /// The tokens that end a turn.
+    pub(super) fn ends(&self) -> &[u32] {
+        &self.inner.ends
     }
 
     pub(super) fn factory(&self) -> &ParserFactory {
@@ -135,13 +151,12 @@ fn words(
         return Err(GrammarError::Width { logits: size, ids });
     }
     let decoder = Decoder::of(tokenizer)?;
-    let markers: HashSet<&str> = format.markers().collect();
     let mut words = vec![Vec::new(); size];
     for (text, id) in vocabulary {
         words[id as usize] = decoder.bytes(&text);
     }
     for (id, token) in tokenizer.get_added_tokens_decoder() {
-        let marker = markers.contains(token.content.as_str());
+        let marker = format.has_marker(&token.content);
         if let Some(word) = words.get_mut(id as usize) {
             if token.special && !marker {
                 word.clear();
