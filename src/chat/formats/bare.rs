@@ -132,7 +132,7 @@ impl Reader {
                 self.take(blanks + FENCE.len());
                 return Looked::Took;
             }
-            if self.fenced && !ended && FENCE.starts_with(text) {
+            if self.fenced && FENCE.starts_with(text) {
                 return Looked::More;
             }
             return Looked::Over;
@@ -187,7 +187,8 @@ impl Reader {
         let length = match json::extent(text) {
             Some(length) => length,
             None if !ended => return Looked::More,
-            None if self.marked || json::is_call(text) => {
+            // Behind a call it is another one, however little there is of it.
+            None if self.marked || !self.calls.is_empty() || json::is_call(text) => {
                 let reason = "the tool call's JSON ends before it is complete";
                 let call = json::malformed(text, reason.to_owned());
                 self.take(self.text.len());
@@ -210,8 +211,11 @@ impl Reader {
     fn over(&mut self, ended: bool) -> Block {
         let mut calls = std::mem::take(&mut self.calls);
         let mut rest = std::mem::take(&mut self.text);
-        let whole = self.bare == Bare::Whole;
-        if whole && !(ended && rest.trim().is_empty()) {
+        let left = rest.trim();
+        let none_left = left.is_empty() || (self.fenced && FENCE.starts_with(left));
+        if !calls.is_empty() && ended && none_left {
+            rest.clear();
+        } else if self.bare == Bare::Whole {
             calls.clear();
         }
         if calls.is_empty() {

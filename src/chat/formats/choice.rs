@@ -61,10 +61,7 @@ const SIGNS: [Signs; 14] = [
     },
     Signs {
         format: ToolFormat::Phi4Mini,
-        any: &[
-            &["<|/tool_call|>"],
-            &["<|tool|>", "<|/tool|>"],
-        ],
+        any: &[&["<|/tool_call|>"], &["<|tool|>", "<|/tool|>"]],
     },
     Signs {
         format: ToolFormat::Granite,

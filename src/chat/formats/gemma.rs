@@ -40,7 +40,7 @@ pub(super) const FORM: Form = Form {
 
 static SYNTAX: Syntax = Syntax {
     step,
-    name: |text| between(text, CALL, "{"),
+    name: |text| between(text, CALL, "{").filter(|name| is_name(name)),
     ends: &[CLOSING, CLOSING_4],
     begins: &[OPENING, OPENING_4],
     keeps: &[],
@@ -74,7 +74,7 @@ fn call(text: &str, tools: &Tools) -> Result<(ParsedCall, usize), Stop> {
         tools,
         tool: name.trim(),
     };
-    if cursor.tool.is_empty() || cursor.tool.contains(char::is_whitespace) {
+    if !is_name(cursor.tool) {
         return Err(Stop::Bad);
     }
     let arguments = cursor.fields(DEPTH)?;
@@ -83,6 +83,10 @@ fn call(text: &str, tools: &Tools) -> Result<(ParsedCall, usize), Stop> {
         arguments: Arguments::Object(arguments),
     };
     Ok((call, cursor.at))
+}
+
+fn is_name(text: &str) -> bool {
+    !text.is_empty() && !text.contains(char::is_whitespace)
 }
 
 struct Cursor<'a> {

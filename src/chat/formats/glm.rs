@@ -32,7 +32,11 @@ pub(super) const FORM: Form = Form {
 
 static SYNTAX: Syntax = Syntax {
     step,
-    name: |text| json::name_in(text).or_else(|| name_in(text)),
+    name: |text| {
+        // What ends with the name may have it in part only.
+        let name = || name_in(text).filter(|name| !text.ends_with(name.as_str()));
+        json::name_in(text).or_else(name)
+    },
     ends: &[CLOSING],
     begins: &[OPENING],
     keeps: &[],
@@ -64,7 +68,10 @@ fn step(look: &Look<'_>) -> Step {
 /// The call, and what is behind it from `</tool_call>` on. The outer `None` is
 /// more to come, the inner one something else.
 fn call<'a>(text: &'a str, look: &Look<'_>) -> Option<Option<(ParsedCall, &'a str)>> {
-    let end = [KEY, CLOSING].iter().filter_map(|tag| text.find(tag)).min()?;
+    let end = [KEY, CLOSING]
+        .iter()
+        .filter_map(|tag| text.find(tag))
+        .min()?;
     let (name, mut rest) = text.split_at(end);
     let Some(name) = name_in(name) else {
         return Some(None);

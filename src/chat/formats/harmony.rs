@@ -53,7 +53,9 @@ pub(in crate::chat) struct Reader {
 enum State {
     /// In a header. Unless a marker began it, it may turn out to be text that
     /// stands between messages, or instead of them.
-    Header { marked: bool },
+    Header {
+        marked: bool,
+    },
     Reasoning,
     Content,
     /// In a message to this tool.
@@ -145,7 +147,8 @@ impl Reader {
         let marked = marked || header.contains(CHANNEL);
         let tool = recipient(header);
         if let Some(tool) = tool.filter(|_| marked || header.trim_start().starts_with(TO)) {
-            let name = Some(tool.to_owned());
+            // What ends with the name may have it in part only.
+            let name = (!header.ends_with(tool)).then(|| tool.to_owned());
             pieces.push(Piece::Call(malformed(name, header, CUT)));
         } else if !marked && !header.trim().is_empty() {
             self.in_message = false;
@@ -239,7 +242,11 @@ impl Reader {
         } else {
             &mut self.gave_content
         };
-        let between = if *gave && !self.in_message { "\n\n" } else { "" };
+        let between = if *gave && !self.in_message {
+            "\n\n"
+        } else {
+            ""
+        };
         *gave = true;
         self.in_message = true;
         let text = format!("{between}{text}");
@@ -260,7 +267,9 @@ const CUT: &str = "the tool call ends before it is complete";
 
 /// The first of `markers` in `text`.
 fn first_of(text: &str, markers: &[&'static str]) -> Option<(usize, &'static str)> {
-    let found = markers.iter().filter_map(|marker| Some((text.find(marker)?, *marker)));
+    let found = markers
+        .iter()
+        .filter_map(|marker| Some((text.find(marker)?, *marker)));
     found.min_by_key(|(at, _)| *at)
 }
 

@@ -27,6 +27,14 @@ pub(super) fn step(look: &Look<'_>, tags: &Tags) -> Step {
     if text.is_empty() {
         return Step::More;
     }
+    if !look.first {
+        // What is left of a call that could not be read.
+        match start(text, look.ended, &[tags.invoke_end]) {
+            Start::With(end) => return Step::Skip(blanks + end.len()),
+            Start::Perhaps => return Step::More,
+            Start::Other => {}
+        }
+    }
     let ends = start(text, look.ended, tags.ends);
     match (start(text, look.ended, &[tags.invoke]), ends) {
         (Start::With(_), _) => match call(text, look, tags) {

@@ -22,7 +22,11 @@ pub(super) const FORM: Form = Form {
 
 static SYNTAX: Syntax = Syntax {
     step,
-    name: |text| json::name_in(text).or_else(|| name_in(text)),
+    name: |text| {
+        // What ends with the name may have it in part only.
+        let name = || name_in(text).filter(|name| !text.ends_with(name.as_str()));
+        json::name_in(text).or_else(name)
+    },
     ends: &[],
     begins: &[OPENING],
     keeps: &[],
@@ -49,8 +53,8 @@ fn step(look: &Look<'_>) -> Step {
     match call(text, look) {
         Some(Some((call, length))) => Step::Calls(vec![call], blanks + length),
         None => Step::More,
-        // Behind a call it is content.
-        Some(None) if !look.first => Step::Over(0),
+        // Behind a call it is content, unless a marker says otherwise.
+        Some(None) if !(look.first || is_marked(text)) => Step::Over(0),
         Some(None) => Step::Unreadable,
     }
 }
@@ -77,12 +81,23 @@ fn call(text: &str, look: &Look<'_>) -> Option<Option<(ParsedCall, usize)>> {
         }
         marked = true;
     }
+    if marked && rest.is_empty() {
+        return None;
+    }
     if name.is_empty() || !(marked || look.first) || !rest.starts_with('{') {
         return Some(None);
     }
     let length = json::extent(rest)?;
     let call = json::with_arguments(&name, &rest[..length]);
     Some(Some((call, length_before(text, rest) + length)))
+}
+
+/// Whether a marker of what follows a name is behind it.
+fn is_marked(text: &str) -> bool {
+    let behind = text[name_in(text).map_or(0, |name| name.len())..].trim_start();
+    [ID, ARGUMENTS]
+        .iter()
+        .any(|marker| behind.starts_with(marker))
 }
 
 /// The name that a call begins with.

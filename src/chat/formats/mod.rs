@@ -138,7 +138,8 @@ impl ToolFormat {
     /// The pairs of texts that open and close reasoning; the first pair is the
     /// usual one. They may be longer than one token.
     pub(super) fn reasoning(self) -> &'static [(&'static str, &'static str)] {
-        self.form().map_or(&harmony::REASONING, |form| form.reasoning)
+        self.form()
+            .map_or(&harmony::REASONING, |form| form.reasoning)
     }
 
     /// The form, unless it is Harmony, whose turns [`harmony::Reader`] reads.

@@ -121,11 +121,7 @@ impl<'a> Cursor<'a> {
     }
 
     /// Items with commas between them, up to `closing`.
-    fn items(
-        &mut self,
-        closing: char,
-        mut item: impl FnMut(&mut Self) -> Read<()>,
-    ) -> Read<()> {
+    fn items(&mut self, closing: char, mut item: impl FnMut(&mut Self) -> Read<()>) -> Read<()> {
         loop {
             self.blanks();
             if self.peek()? == closing {
@@ -295,12 +291,26 @@ mod tests {
             ("'\\x41\\u00e9\\U0001F980'", json!("Aé🦀")),
             ("'\\ud83e\\udd80'", json!("🦀")),
             ("[1, 'a', (2, None,), {}]", json!([1, "a", [2, null], {}])),
-            ("{'a': {\"b\": [true]}, 1: 2}", json!({"a": {"b": [true]}, "1": 2})),
+            (
+                "{'a': {\"b\": [true]}, 1: 2}",
+                json!({"a": {"b": [true]}, "1": 2}),
+            ),
         ];
         for (text, value) in cases {
             assert_eq!(literal(text), Some(value), "{text}");
         }
-        for text in ["", "x", "1 2", "[1", "'a", "{1}", "1x", "__import__('os')", "'\\ud83e'", "nan"] {
+        for text in [
+            "",
+            "x",
+            "1 2",
+            "[1",
+            "'a",
+            "{1}",
+            "1x",
+            "__import__('os')",
+            "'\\ud83e'",
+            "nan",
+        ] {
             assert_eq!(literal(text), None, "{text}");
         }
         assert_eq!(literal(&"[".repeat(100_000)), None);
@@ -317,7 +327,15 @@ mod tests {
         for (at, _) in text[..length].char_indices() {
             assert_eq!(super::call(&text[..at]).unwrap_err(), Stop::More, "{at}");
         }
-        for text in ["a b", "(x=1)", "a(1)", "a(x=y)", "a(x=1 y=2)", "a[", "a(**x)"] {
+        for text in [
+            "a b",
+            "(x=1)",
+            "a(1)",
+            "a(x=y)",
+            "a(x=1 y=2)",
+            "a[",
+            "a(**x)",
+        ] {
             assert_eq!(super::call(text).unwrap_err(), Stop::Bad, "{text}");
         }
         assert_eq!(name_in(" [a(x="), Some("a".to_owned()));

@@ -19,7 +19,7 @@
 use serde_json::Map;
 
 use super::steps::{Look, Reader, Start, Step, Syntax, start};
-use super::tags::{behind, between, length_before, raw};
+use super::tags::{between, length_before, raw};
 use super::{Arguments, Form, ParsedCall, THINK, json};
 
 const OUTER: &str = "<tool_call>";
@@ -89,20 +89,30 @@ fn function<'a>(text: &'a str, look: &Look<'_>) -> Read<'a> {
     if name.is_empty() || name.contains('<') {
         return Read::Other;
     }
-    if behind(rest, "{").is_some() {
-        return with_json(name, rest.trim_start(), look);
+    if rest.trim_start().starts_with('{') {
+        let rest = rest.trim_start();
+        return match json::extent(rest) {
+            // `</function>` is skipped in a step of its own.
+            Some(length) => {
+                Read::Call(json::with_arguments(name, &rest[..length]), &rest[length..])
+            }
+            None => Read::More,
+        };
     }
     let mut arguments = Map::new();
     loop {
         rest = rest.trim_start();
-        match start(rest, look.ended, &[PARAMETER, FUNCTION_END, OUTER_END, SEED_END]) {
+        match start(
+            rest,
+            look.ended,
+            &[PARAMETER, FUNCTION_END, OUTER_END, SEED_END],
+        ) {
             Start::With(PARAMETER) => {
                 let Some((key, behind)) = rest[PARAMETER.len()..].split_once('>') else {
                     return Read::More;
                 };
                 let followers = [PARAMETER, FUNCTION_END, OUTER_END, SEED_END];
-                let Some((value, next)) = raw(behind, PARAMETER_END, &followers, look.ended)
-                else {
+                let Some((value, next)) = raw(behind, PARAMETER_END, &followers, look.ended) else {
                     return Read::More;
                 };
                 let key = key.trim();
@@ -128,19 +138,5 @@ fn function<'a>(text: &'a str, look: &Look<'_>) -> Read<'a> {
             Start::Perhaps => return Read::More,
             Start::Other => return Read::Other,
         }
-    }
-}
-
-/// Reads arguments that are JSON up to `</function>`.
-fn with_json<'a>(name: &str, text: &'a str, look: &Look<'_>) -> Read<'a> {
-    let Some(length) = json::extent(text) else {
-        return Read::More;
-    };
-    let (arguments, rest) = text.split_at(length);
-    let rest = rest.trim_start();
-    match start(rest, look.ended, &[FUNCTION_END]) {
-        Start::With(end) => Read::Call(json::with_arguments(name, arguments), &rest[end.len()..]),
-        Start::Perhaps => Read::More,
-        Start::Other => Read::Call(json::with_arguments(name, arguments), rest),
     }
 }

@@ -52,7 +52,8 @@ pub(super) fn name_in(text: &str, markers: &Markers) -> Option<String> {
     let text = text.trim_start();
     let text = text.strip_prefix(markers.call).unwrap_or(text);
     let (head, behind) = text.split_once(markers.separator)?;
-    let end = behind.find(['{', '`', '\n', '<']).unwrap_or(behind.len());
+    // Without its end, the name may be there in part only.
+    let end = behind.find(['{', '`', '\n', '<'])?;
     let name = (markers.name)(head, &behind[..end]);
     (!name.is_empty()).then_some(name)
 }
@@ -80,7 +81,10 @@ fn call(text: &str, markers: &Markers) -> Option<(ParsedCall, usize)> {
         (_, Some(end)) => {
             let reason = "the tool call has no JSON object with its arguments";
             let whole = &text[..markers.call.len() + end];
-            Some((malformed(name_in(text, markers), whole, reason), whole.len()))
+            Some((
+                malformed(name_in(whole, markers), whole, reason),
+                whole.len(),
+            ))
         }
         (_, None) => None,
     }

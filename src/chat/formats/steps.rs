@@ -132,7 +132,9 @@ impl Reader {
     /// another call begins. `false` if that is open.
     fn pass_unreadable(&mut self, ended: bool) -> bool {
         // The first character is of the thing itself.
-        let from = self.text.chars().next().map_or(0, char::len_utf8);
+        let thing = self.text.trim_start();
+        let from = thing.chars().next().map_or(0, char::len_utf8);
+        let from = self.text.len() - thing.len() + from;
         let marks = self.syntax.ends.iter().chain(self.syntax.begins);
         let found = marks.filter_map(|mark| Some(from + self.text[from..].find(mark)?));
         let length = match found.min() {
@@ -182,14 +184,16 @@ impl CallReader for Reader {
     }
 
     fn finish(&mut self) -> Block {
+        let left = self.text.trim();
+        if !self.calls.is_empty() && self.syntax.ends.iter().any(|end| end.starts_with(left)) {
+            // Blanks, or the start of a closing marker.
+            return self.block(String::new());
+        }
         if let Some(rest) = self.advance(true) {
             return self.block(rest);
         }
         let text = std::mem::take(&mut self.text);
-        if text.trim().is_empty() {
-            if self.calls.is_empty() {
-                self.refuse("", CUT);
-            }
+        if text.trim().is_empty() && !self.calls.is_empty() {
             return self.block(String::new());
         }
         let end = end_of_broken(self.syntax, &text).unwrap_or(text.len());

@@ -25,11 +25,6 @@ pub(super) fn raw<'a>(
     None
 }
 
-/// What is behind `tag` if `text`, blanks aside, begins with it.
-pub(super) fn behind<'a>(text: &'a str, tag: &str) -> Option<&'a str> {
-    text.trim_start().strip_prefix(tag)
-}
-
 /// How much of `text` is before its end `rest`.
 pub(super) fn length_before(text: &str, rest: &str) -> usize {
     text.len() - rest.len()

@@ -43,9 +43,16 @@ impl Tools {
     /// What `text` means as the argument `key` of `tool`.
     pub(super) fn argument(&self, tool: &str, key: &str, text: &str) -> Json {
         let tools = self.0.as_deref().unwrap_or_default();
-        let schema = tools.iter().find(|spec| spec.name == tool).map(|spec| &spec.parameters);
+        let schema = tools
+            .iter()
+            .find(|spec| spec.name == tool)
+            .map(|spec| &spec.parameters);
         let types = schema.and_then(|schema| {
-            let mut types = Types { root: schema, found: Vec::new(), references: REFERENCES };
+            let mut types = Types {
+                root: schema,
+                found: Vec::new(),
+                references: REFERENCES,
+            };
             types.add(schema.get("properties")?.get(key)?);
             Some(types.found)
         });

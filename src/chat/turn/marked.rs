@@ -164,6 +164,7 @@ impl Reader {
                 if let Some(mut raw) = self.raw.take() {
                     raw.truncate(raw.len() - rest.len() - marker_text.len());
                     self.any_calls = false;
+                    self.fresh = true;
                     pieces.push(Piece::WasReasoning(raw));
                 }
                 self.state = State::Content;
