@@ -41,11 +41,15 @@ const SIGNS: [Signs; 14] = [
             &["<|tool_call>", "<tool_call|>"],
         ],
     },
-    // LFM2's first templates show how tools are listed, not how they are
-    // called; the second marker of a list is shared by none.
+    // Most of LFM2's templates show how tools are listed, not how they are
+    // called.
     Signs {
         format: ToolFormat::Lfm2,
-        any: &[&["<|tool_call_start|>"], &["<|tool_list_start|>"]],
+        any: &[
+            &["<|tool_call_start|>"],
+            &["<|tool_list_start|>"],
+            &["\"List of tools: [\""],
+        ],
     },
     Signs {
         format: ToolFormat::Glm,

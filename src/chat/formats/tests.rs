@@ -340,7 +340,7 @@ fn random_turns_read_the_same_however_they_are_cut() {
             parts.push(&whole[..at]);
             parts.push(&whole[at..]);
         }
-        for _ in 0..120 {
+        for _ in 0..40 {
             let count = rng.random_range(1..8);
             let text: String = (0..count)
                 .filter_map(|_| parts.choose(&mut rng).copied())

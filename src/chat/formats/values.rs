@@ -78,7 +78,9 @@ impl<'a> Types<'a> {
             _ => {
                 let values = schema.get("enum").and_then(Json::as_array);
                 let values = values.into_iter().flatten().chain(schema.get("const"));
-                self.found.extend(values.map(|value| type_of(value)));
+                for value in values {
+                    self.found.push(type_of(value));
+                }
             }
         }
         for key in ["anyOf", "oneOf", "allOf"] {

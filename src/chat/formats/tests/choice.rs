@@ -64,6 +64,7 @@ fn a_templates_own_markers_choose_its_form() {
             ToolFormat::MiniMax,
         ),
         ("List of tools: <|tool_list_start|>[", ToolFormat::Lfm2),
+        ("system_prompt + \"List of tools: [\" -%}", ToolFormat::Lfm2),
         (
             "'<|tool_call_start|>[' + calls + ']<|tool_call_end|>'",
             ToolFormat::Lfm2,
