@@ -81,10 +81,10 @@ fn call<'a>(text: &'a str, look: &Look<'_>) -> Option<Option<(ParsedCall, &'a st
         rest = rest.trim_start();
         match start(rest, look.ended, &[KEY, CLOSING]) {
             Start::With(KEY) => {
-                let (key, behind) = raw(&rest[KEY.len()..], KEY_END, &[VALUE], look.ended)?;
+                let (key, behind) = raw(&rest[KEY.len()..], KEY_END, &[VALUE])?;
                 let followers = [KEY, CLOSING];
                 let value = &behind[VALUE.len()..];
-                let (value, next) = raw(value, VALUE_END, &followers, look.ended)?;
+                let (value, next) = raw(value, VALUE_END, &followers)?;
                 let key = key.trim();
                 arguments.insert(key.to_owned(), look.tools.argument(&name, key, value));
                 rest = next;

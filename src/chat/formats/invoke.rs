@@ -69,7 +69,7 @@ fn call<'a>(text: &'a str, look: &Look<'_>, tags: &Tags) -> Option<Option<(Parse
             Start::With(found) if found == tags.parameter => {
                 let (tag, behind) = rest[found.len()..].split_once('>')?;
                 let followers = [tags.parameter, tags.invoke_end];
-                let (value, next) = raw(behind, tags.parameter_end, &followers, look.ended)?;
+                let (value, next) = raw(behind, tags.parameter_end, &followers)?;
                 let Some(key) = attribute(tag, "name") else {
                     return Some(None);
                 };

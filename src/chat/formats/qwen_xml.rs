@@ -112,7 +112,7 @@ fn function<'a>(text: &'a str, look: &Look<'_>) -> Read<'a> {
                     return Read::More;
                 };
                 let followers = [PARAMETER, FUNCTION_END, OUTER_END, SEED_END];
-                let Some((value, next)) = raw(behind, PARAMETER_END, &followers, look.ended) else {
+                let Some((value, next)) = raw(behind, PARAMETER_END, &followers) else {
                     return Read::More;
                 };
                 let key = key.trim();

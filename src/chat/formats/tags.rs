@@ -6,23 +6,17 @@
 //! one pair.
 
 /// The raw text that `text` begins with, and what is behind its closing tag,
-/// without blanks. `None` if its end is not there, or is not certain.
+/// without blanks. `None` if its end is not there, or not what follows it.
 pub(super) fn raw<'a>(
     text: &'a str,
     closing: &str,
     followers: &[&str],
-    ended: bool,
 ) -> Option<(&'a str, &'a str)> {
-    for (at, _) in text.match_indices(closing) {
+    text.match_indices(closing).find_map(|(at, _)| {
         let next = text[at + closing.len()..].trim_start();
-        if followers.iter().any(|tag| next.starts_with(tag)) {
-            return Some((&text[..at], next));
-        }
-        if !ended && followers.iter().any(|tag| tag.starts_with(next)) {
-            return None;
-        }
-    }
-    None
+        let follows = followers.iter().any(|tag| next.starts_with(tag));
+        follows.then_some((&text[..at], next))
+    })
 }
 
 /// How much of `text` is before its end `rest`.

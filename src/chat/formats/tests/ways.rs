@@ -47,6 +47,7 @@ pub(super) const WAYS: [Way; 25] = [
         },
         "<tool_call>",
         &[
+            "</parameter>",
             "</function>",
             "</tool_call>",
             "<parameter=x>",
@@ -213,7 +214,7 @@ pub(super) const WAYS: [Way; 25] = [
             })
         },
         "\n<tool_call>",
-        &["</tool_call>", "<arg_key>", "</arg_key>"],
+        &["</arg_value>", "</tool_call>", "<arg_key>", "</arg_key>"],
     ),
     way(
         "glm 4.7",
@@ -278,7 +279,11 @@ pub(super) const WAYS: [Way; 25] = [
             )
         },
         "\n\n<｜DSML｜function_calls>",
-        &["</｜DSML｜invoke>", "</｜DSML｜function_calls>"],
+        &[
+            "</｜DSML｜parameter>",
+            "</｜DSML｜invoke>",
+            "</｜DSML｜function_calls>",
+        ],
     ),
     way(
         "kimi",
@@ -305,7 +310,7 @@ pub(super) const WAYS: [Way; 25] = [
             )
         },
         "<minimax:tool_call>",
-        &["</invoke>", "</minimax:tool_call>"],
+        &["</parameter>", "</invoke>", "</minimax:tool_call>"],
     ),
     way(
         "lfm2",
