@@ -115,7 +115,8 @@ impl LocalModel {
         pin: bool,
     ) -> Result<Reply, ChatError> {
         let prompt = self.prompt(request).await?;
-        let reader = TurnReader::new(self.text.template.tool_format(), &prompt.text);
+        let reader = TurnReader::new(self.text.template.tool_format(), &prompt.text)
+            .with_tools(request.tools);
         let events = self.engine.submit(Request {
             prompt: prompt.tokens.clone(),
             max_tokens,
@@ -197,7 +198,7 @@ impl TextSide {
         tracing::trace!(prompt = ?text, "the prompt");
         let calls = self.grammar(tools).map(|grammar| Calls {
             grammar,
-            in_reasoning: reasoning::opened_by(&text),
+            in_reasoning: reasoning::opened_by(&text, self.template.tool_format().reasoning()),
         });
         Ok(Prompt {
             text,
@@ -209,7 +210,8 @@ impl TextSide {
     /// The grammar of calls to `tools`. A failure leaves calls free, which is
     /// said in the log and not to the request: most calls come out well.
     fn grammar(&self, tools: &[ToolSpec]) -> Option<CallGrammar> {
-        if tools.is_empty() {
+        // The calls of the other forms are free.
+        if tools.is_empty() || self.template.tool_format() != ToolFormat::Hermes {
             return None;
         }
         let mut grammars = self.grammars.lock().unwrap_or_else(PoisonError::into_inner);
@@ -234,9 +236,7 @@ impl TextSide {
     ) -> Result<CallGrammar, GrammarError> {
         let began = Instant::now();
         let vocabulary = grammars.vocabulary.get_or_insert_with(|| {
-            let format = match self.template.tool_format() {
-                ToolFormat::Hermes => CallFormat::hermes(),
-            };
+            let format = CallFormat::hermes();
             let tokenizer = self.tokenizer.inner();
             Vocabulary::new(
                 tokenizer,

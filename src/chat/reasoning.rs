@@ -1,13 +1,10 @@
-//! The markers around a model's reasoning, and how a prompt shows that the
-//! model is already in the middle of it.
+//! How a prompt shows that the model is already in the middle of its reasoning.
+//! Knows no markers: they are the form's.
 
-/// Opens reasoning.
-pub(super) const OPENING: &str = "<think>";
-/// Closes it.
-pub(super) const CLOSING: &str = "</think>";
-
-/// Whether the template has opened the reasoning itself, so that the model's
-/// turn begins inside.
-pub(super) fn opened_by(prompt: &str) -> bool {
-    prompt.trim_end().ends_with(OPENING)
+/// Whether the template has opened the reasoning itself, with the first text of
+/// one of the pairs, so that the model's turn begins inside.
+pub(super) fn opened_by(prompt: &str, markers: &[(&str, &str)]) -> bool {
+    let prompt = prompt.trim_end();
+    let mut openings = markers.iter().map(|(opening, _)| opening);
+    openings.any(|opening| prompt.ends_with(opening))
 }

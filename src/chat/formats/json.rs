@@ -44,6 +44,62 @@ impl Extent {
     }
 }
 
+/// How long the JSON object or array is that `text` begins with; `None` if it
+/// is not all there.
+pub(super) fn extent(text: &str) -> Option<usize> {
+    let mut extent = Extent::default();
+    let last = text.bytes().position(|byte| extent.ends_at(byte))?;
+    Some(last + 1)
+}
+
+/// The call of the tool `name` whose arguments are written as `text`.
+pub(super) fn with_arguments(name: &str, text: &str) -> ParsedCall {
+    let arguments = match serde_json::from_str::<Json>(text) {
+        Ok(Json::Object(arguments)) => Arguments::Object(arguments),
+        Ok(_) => Arguments::Malformed {
+            text: text.trim().to_owned(),
+            reason: "the tool call's arguments are not a JSON object".to_owned(),
+        },
+        Err(error) => Arguments::Malformed {
+            text: text.trim().to_owned(),
+            reason: format!("the tool call's arguments are not valid JSON: {error}"),
+        },
+    };
+    ParsedCall {
+        name: name.to_owned(),
+        arguments,
+    }
+}
+
+/// Whether a JSON text, which may be cut short or broken, has a call's name
+/// and arguments in its outermost object, or in each of its array's.
+pub(super) fn is_call(text: &str) -> bool {
+    match serde_json::from_str::<Json>(text) {
+        Ok(Json::Array(items)) => !items.is_empty() && items.iter().all(has_call_fields),
+        Ok(value) => has_call_fields(&value),
+        Err(_) => {
+            let keys: Vec<String> = outer_strings(text)
+                .into_iter()
+                .filter_map(|(string, is_key)| is_key.then_some(string))
+                .collect();
+            name_in(text).is_some() && keys.iter().any(|key| ARGUMENTS.contains(&key.as_str()))
+        }
+    }
+}
+
+/// The fields that arguments are in.
+const ARGUMENTS: [&str; 2] = ["arguments", "parameters"];
+
+fn has_call_fields(value: &Json) -> bool {
+    let fields = if value.get("name").is_none() {
+        value.get("function").unwrap_or(value)
+    } else {
+        value
+    };
+    fields.get("name").is_some_and(Json::is_string)
+        && ARGUMENTS.iter().any(|key| fields.get(key).is_some())
+}
+
 /// The calls a complete JSON text makes: one for an object, any number for an
 /// array of objects. A text that is not JSON makes one malformed call.
 pub(super) fn calls(text: &str) -> Vec<ParsedCall> {
@@ -118,30 +174,44 @@ fn call(value: Json, text: &str) -> ParsedCall {
 
 /// The text of `"name"` in the outermost object of a JSON text that may be cut
 /// short or broken.
-fn name_in(text: &str) -> Option<String> {
+pub(super) fn name_in(text: &str) -> Option<String> {
+    let mut key = String::new();
+    for (string, is_key) in outer_strings(text) {
+        if is_key {
+            key = string;
+        } else if key == "name" {
+            return Some(string);
+        }
+    }
+    None
+}
+
+/// The strings in the outermost object of a JSON text, or in those of the
+/// outermost array, up to where the text is cut or no JSON; and whether they
+/// are keys.
+fn outer_strings(text: &str) -> Vec<(String, bool)> {
     let text = text.trim_start();
-    let outermost = match text.as_bytes().first()? {
-        b'{' => 1,
-        b'[' => 2,
-        _ => return None,
+    let outermost = match text.as_bytes().first() {
+        Some(b'{') => 1,
+        Some(b'[') => 2,
+        _ => return Vec::new(),
     };
     let mut extent = Extent::default();
-    let (mut start, mut key) = (0, String::new());
+    let mut start = 0;
+    let mut strings = Vec::new();
     for (at, byte) in text.bytes().enumerate() {
         let was_in_string = extent.in_string;
         extent.ends_at(byte);
         match (was_in_string, extent.in_string) {
             (false, true) => start = at,
             (true, false) if extent.depth == outermost => {
-                let string: String = serde_json::from_str(&text[start..=at]).ok()?;
-                if !text[..start].trim_end().ends_with(':') {
-                    key = string;
-                } else if key == "name" {
-                    return Some(string);
-                }
+                let Ok(string) = serde_json::from_str(&text[start..=at]) else {
+                    break;
+                };
+                strings.push((string, !text[..start].trim_end().ends_with(':')));
             }
             _ => {}
         }
     }
-    None
+    strings
 }
