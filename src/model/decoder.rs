@@ -379,7 +379,11 @@ impl<B: Backend> Step for Evaluation<B> {
     }
 }
 
-fn info<B: Backend>(backend: &B, config: &DecoderConfig, activation: &B::Tensor) -> ModelInfo {
+pub(super) fn info<B: Backend>(
+    backend: &B,
+    config: &DecoderConfig,
+    activation: &B::Tensor,
+) -> ModelInfo {
     let hidden = config.hidden_size;
     let attention = hidden * config.head_dim * 2 * (config.heads + config.kv_heads);
     let qk_norms = if config.qk_norm {
