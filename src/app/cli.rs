@@ -6,6 +6,9 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::backend::BackendChoice;
 
+/// The configuration if none is named.
+pub(super) const CONFIG: &str = "config.json";
+
 /// Answers prompts with a local model that may call MCP tools.
 ///
 /// Reads config.json in the current folder, starts the MCP servers it lists,
@@ -35,7 +38,7 @@ pub(super) struct Cli {
         long,
         global = true,
         value_name = "PATH",
-        default_value = "config.json"
+        default_value = CONFIG
     )]
     pub(super) config: PathBuf,
 
@@ -63,6 +66,10 @@ pub(super) enum Command {
     /// Serves the small bundled model with the bundled tools: no
     /// configuration, no download.
     Demo(Demo),
+    /// Says what a model is and whether it will fit into this computer's
+    /// memory, without loading it. With --tokens, --render or --parse: what its
+    /// decoder, its chat template or its replies' reader make of an input.
+    Inspect(Inspect),
     /// Runs the bundled tools as an MCP server on stdin and stdout, for the
     /// `servers` of a configuration: time, arithmetic, files below one folder,
     /// temperature, this computer.
@@ -83,6 +90,58 @@ pub(super) struct Bench {
     /// One line of JSON instead of a table.
     #[arg(long)]
     pub(super) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Inspect {
+    /// A Hugging Face repository (downloaded if it is not cached), a folder, or
+    /// demo; the configuration's model if not given.
+    #[arg(value_name = "MODEL")]
+    pub(super) model: Option<String>,
+
+    /// What runs the model, as in the configuration.
+    #[arg(long, value_name = "BACKEND", value_parser = backend)]
+    pub(super) backend: Option<BackendChoice>,
+
+    /// One line of JSON instead of a table.
+    #[arg(long)]
+    pub(super) json: bool,
+
+    /// Loads the model and prints, as a line of JSON, the 20 likeliest tokens
+    /// after these token ids with their logits.
+    #[arg(long, value_name = "IDS", value_parser = token_ids, conflicts_with_all = ["render", "parse", "json"])]
+    pub(super) tokens: Option<TokenIds>,
+
+    /// How many tokens the model goes on with behind those ids, always the
+    /// likeliest.
+    #[arg(long, value_name = "COUNT", requires = "tokens", default_value_t = 0)]
+    pub(super) greedy: usize,
+
+    /// Prints the prompt that the chat template makes of a conversation:
+    /// {"messages": […], "tools": […]} in the shapes of OpenAI's API.
+    #[arg(long, value_name = "CONVERSATION.json", conflicts_with_all = ["parse", "json"])]
+    pub(super) render: Option<PathBuf>,
+
+    /// Prints, as a line of JSON, what the model's reply in a text file says:
+    /// content, reasoning, tool calls.
+    #[arg(long, value_name = "TEXT_FILE", conflicts_with = "json")]
+    pub(super) parse: Option<PathBuf>,
+}
+
+/// Token ids; at least one.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct TokenIds(pub(super) Vec<u32>);
+
+fn token_ids(written: &str) -> Result<TokenIds, String> {
+    let ids = written.split(|c: char| c.is_whitespace() || c == ',');
+    let ids: Vec<u32> = ids
+        .filter(|id| !id.is_empty())
+        .map(|id| id.parse().map_err(|_| format!("{id:?} is no token id")))
+        .collect::<Result<_, _>>()?;
+    match ids.is_empty() {
+        true => Err("write at least one token id, such as \"1 2 3\"".to_owned()),
+        false => Ok(TokenIds(ids)),
+    }
 }
 
 fn backend(name: &str) -> Result<BackendChoice, String> {
@@ -136,6 +195,14 @@ mod tests {
             let cli = Cli::try_parse_from(arguments).expect("both orders are fine");
             assert_eq!(cli.config, PathBuf::from("a.json"));
             assert!(matches!(cli.command, Some(Command::Check)));
+        }
+    }
+
+    #[test]
+    fn token_ids_stand_between_blanks_or_commas() {
+        assert_eq!(token_ids(" 1 2,3,\n4 "), Ok(TokenIds(vec![1, 2, 3, 4])));
+        for wrong in ["", " ", "1 x", "-1", "4294967296"] {
+            assert!(token_ids(wrong).is_err(), "{wrong:?}");
         }
     }
 }

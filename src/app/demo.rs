@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
+use serde_json::Map;
+
 use super::{Failure, cli, print, serve, with_log};
 use crate::backend::BackendChoice;
 use crate::chat;
@@ -77,6 +79,7 @@ fn config(port: u16, tools: &cli::Tools) -> Result<Config, Failure> {
             min_tokens_to_keep: 1,
             max_tokens: 256,
             seed: None,
+            template_args: Map::new(),
         },
         session: session::Settings {
             system_prompt: String::new(),

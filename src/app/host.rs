@@ -11,7 +11,7 @@ use tracing::{info, warn};
 use super::Failure;
 use crate::backend::BackendChoice;
 use crate::chat::{self, ChatError, ChatTemplate, LocalModel};
-use crate::config::{Config, ModelChoice};
+use crate::config::{Config, ModelChoice, ModelName};
 use crate::demo;
 use crate::engine::{self, Engine, EngineThread, PreambleFolder};
 use crate::hub;
@@ -102,6 +102,23 @@ pub(super) fn hub_settings(model: &ModelChoice) -> hub::Settings {
     }
 }
 
+/// The model that the command line names: a folder if there is one of that
+/// name, else a repository.
+pub(super) fn named(name: &str) -> ModelChoice {
+    let model_name = match PathBuf::from(name).canonicalize() {
+        Ok(folder) if folder.is_dir() => ModelName::Folder(folder),
+        _ => ModelName::Repository(name.to_owned()),
+    };
+    ModelChoice {
+        model_name,
+        revision: None,
+        backend: BackendChoice::Auto,
+        context_length: None,
+        prefix_cache_bytes: None,
+        prefix_cache_dir: None,
+    }
+}
+
 /// Whether the bundled model is meant.
 pub(super) fn is_bundled(model: &ModelChoice) -> bool {
     model.model_name.to_string() == demo::MODEL_NAME
@@ -136,6 +153,7 @@ pub(super) async fn load_model(
     // The small files first: what is wrong with them shows at once.
     let tokenizer = Arc::new(Tokenizer::load(&files).map_err(|error| failed(&error))?);
     let template = ChatTemplate::load(&files).map_err(|error| failed(&error))?;
+    let template = template.with_args(&settings.template_args);
     let ends = match end_of_sequence {
         true => model::end_of_sequence_ids(&files, |token| tokenizer.token_id(token))
             .map_err(|error| failed(&error))?,
@@ -189,14 +207,34 @@ fn preambles(choice: &ModelChoice, files: &ModelFiles) -> Option<PreambleFolder>
     }
 }
 
-/// How much the engine may take on: keys and values may have half of the
-/// memory that is free before the model is loaded, which leaves the other half
-/// to the weights, to what is computed, and to other programs.
+/// This computer's memory, in bytes.
+pub(super) struct Memory {
+    pub(super) total: u64,
+    /// Free, or free as soon as somebody asks for it.
+    pub(super) available: u64,
+}
+
+impl Memory {
+    /// The memory now; `None` where it cannot be found out.
+    pub(super) fn now() -> Option<Self> {
+        let mut system = System::new();
+        system.refresh_memory();
+        let (total, available) = (system.total_memory(), system.available_memory());
+        (available > 0).then_some(Self { total, available })
+    }
+
+    /// What keys and values may have of it before the model is loaded: half,
+    /// which leaves the other half to the weights, to what is computed, and to
+    /// other programs.
+    pub(super) fn for_kv(&self) -> u64 {
+        self.available / 2
+    }
+}
+
+/// How much the engine may take on.
 fn room(choice: &ModelChoice, end_of_sequence: Vec<u32>) -> engine::Settings {
-    let mut system = System::new();
-    system.refresh_memory();
-    let free = usize::try_from(system.available_memory()).unwrap_or(usize::MAX);
-    let kv_bytes = (free > 0).then_some(free / 2);
+    let kv_bytes = Memory::now().map(|memory| memory.for_kv());
+    let kv_bytes = kv_bytes.map(|bytes| usize::try_from(bytes).unwrap_or(usize::MAX));
     let defaults = engine::Settings::default();
     let quarter = kv_bytes.map_or(usize::MAX, |bytes| bytes / 4);
     engine::Settings {

@@ -5,7 +5,7 @@
 //! |---|---|
 //! | `cli` | the command line |
 //! | `host` | the parts: MCP servers, model, tool loop |
-//! | `serve`, `ask`, `bench`, `check`, `demo`, `tools` | one command each |
+//! | `serve`, `ask`, `bench`, `check`, `demo`, `inspect`, `tools` | one command each |
 
 mod ask;
 mod bench;
@@ -13,6 +13,7 @@ mod check;
 mod cli;
 mod demo;
 mod host;
+mod inspect;
 mod serve;
 mod tools;
 
@@ -73,6 +74,7 @@ pub fn run() -> ExitCode {
             Some(Command::Bench(options)) => bench::run(&config, options).await,
             Some(Command::Check) => check::run(&config).await,
             Some(Command::Demo(options)) => demo::run(options).await,
+            Some(Command::Inspect(options)) => inspect::run(&config, options).await,
             Some(Command::Tools(options)) => tools::run(options).await,
         }
     });
@@ -152,8 +154,13 @@ fn say(line: impl Display) {
 
 /// A line of the command's result.
 fn print(line: impl Display) -> Result<(), Failure> {
+    print_exactly(format_args!("{line}\n"))
+}
+
+/// The command's result, without a newline behind it.
+fn print_exactly(text: impl Display) -> Result<(), Failure> {
     let mut out = io::stdout().lock();
-    writeln!(out, "{line}")
+    write!(out, "{text}")
         .and_then(|()| out.flush())
         .map_err(|error| Failure::new(format_args!("cannot write to stdout: {error}")))
 }

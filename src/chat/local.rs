@@ -13,6 +13,7 @@ use std::time::Instant;
 
 use futures::future::BoxFuture;
 use futures::{FutureExt, Stream, StreamExt, TryFutureExt, stream};
+use serde_json::{Map, Value};
 
 use super::formats::ParsedCall;
 use super::formats::ToolFormat;
@@ -26,7 +27,7 @@ use crate::model::Tokenizer;
 pub use history::Written;
 use history::{History, Tokenized};
 
-/// How the model generates. The first four fields are those of [`Sampling`].
+/// How the model is talked to. The first four fields are those of [`Sampling`].
 #[derive(Debug, Clone, PartialEq)]
 pub struct Settings {
     /// 0 takes the most likely token; larger is more random.
@@ -43,6 +44,8 @@ pub struct Settings {
     /// With a seed the same request gets the same answer; without one, each
     /// request has a random seed of its own.
     pub seed: Option<u64>,
+    /// Variables of the chat template, such as `enable_thinking`.
+    pub template_args: Map<String, Value>,
 }
 
 /// A [`ChatModel`] over the engine.
@@ -81,7 +84,8 @@ struct Prompt {
 }
 
 impl LocalModel {
-    /// A model that talks through `template` and `tokenizer` to `engine`.
+    /// A model that talks through `template` and `tokenizer` to `engine`. The
+    /// template has its arguments already.
     pub fn new(
         engine: Engine,
         tokenizer: Arc<Tokenizer>,
@@ -321,7 +325,7 @@ async fn read_reply(
 /// letters and digits, which is the one form that Mistral's templates accept.
 const ID: &str = "call";
 
-fn with_id(call: ParsedCall, number: usize) -> ToolCall {
+pub(super) fn with_id(call: ParsedCall, number: usize) -> ToolCall {
     ToolCall {
         id: format!("{ID}{number:05}"),
         name: call.name,

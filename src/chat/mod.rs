@@ -8,10 +8,12 @@ pub mod local;
 mod reasoning;
 pub mod template;
 pub mod turn;
+mod whole_reply;
 
 pub use crate::engine::{FinishReason as Finish, Usage};
 pub use local::{LocalModel, Settings, Written};
 pub use template::ChatTemplate;
+pub use whole_reply::WholeReply;
 
 use futures::future::BoxFuture;
 use serde_json::{Map, Value};

@@ -11,8 +11,10 @@ mod source;
 #[cfg(test)]
 mod tests;
 
-use minijinja::{Environment, Value};
-use serde_json::json;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use minijinja::{Environment, ErrorKind, Value};
+use serde_json::{Map, Value as Json, json};
 
 use self::source::Source;
 use super::formats::ToolFormat;
@@ -23,14 +25,21 @@ use crate::model::{FilesError, ModelFiles};
 const DEFAULT: &str = "chat_template";
 const TOOL_USE: &str = "chat_template (tool_use)";
 
+/// The variables that are set for every conversation, beside
+/// [`source::SPECIAL_TOKENS`], and the functions there are.
+const VARIABLES: [&str; 4] = ["messages", "tools", "documents", "add_generation_prompt"];
+const FUNCTIONS: [&str; 2] = ["raise_exception", "strftime_now"];
+
 /// A model's chat template, ready to render.
 pub struct ChatTemplate {
     env: Environment<'static>,
     /// What every conversation is rendered with, such as `bos_token`.
-    constants: Vec<(&'static str, Value)>,
+    constants: Vec<(String, Value)>,
     has_tool_use: bool,
     knows_tools: bool,
     format: ToolFormat,
+    /// The form its own text shows, whether or not it knows tools.
+    own_format: ToolFormat,
 }
 
 /// A chat template that does not load.
@@ -74,8 +83,8 @@ impl ChatTemplate {
         let format = ToolFormat::of_template(source.tool_use.as_ref().unwrap_or(&source.default));
         for (name, text) in [(DEFAULT, Some(source.default)), (TOOL_USE, source.tool_use)] {
             if let Some(text) = text {
-                env.add_template_owned(name, jinja::without_generation_tags(&text))
-                    .map_err(invalid)?;
+                let text = jinja::without_generation_tags(&text);
+                guarded(|| env.add_template_owned(name, text)).map_err(invalid)?;
             }
         }
         let mut template = Self {
@@ -83,20 +92,57 @@ impl ChatTemplate {
             constants: source
                 .special_tokens
                 .into_iter()
-                .map(|(name, text)| (name, Value::from(text)))
+                .map(|(name, text)| (name.to_owned(), Value::from(text)))
                 .collect(),
             has_tool_use,
             knows_tools: true,
             format,
+            own_format: format,
         };
-        template.knows_tools = template.reacts_to_tools();
-        if !template.knows_tools {
-            template.format = ToolFormat::Hermes;
+        template.find_out();
+        Ok(template)
+    }
+
+    /// The template with `args` among its variables in every conversation,
+    /// such as `enable_thinking`. A name of [`Self::is_reserved`] is ignored.
+    pub fn with_args(mut self, args: &Map<String, Json>) -> Self {
+        if args.is_empty() {
+            return self;
+        }
+        let args = args.iter().filter(|(name, _)| !Self::is_reserved(name));
+        let args = args.map(|(name, value)| (name.clone(), methods::from_json(value)));
+        self.constants.extend(args);
+        self.find_out();
+        self
+    }
+
+    /// Whether the host gives templates something of this name itself.
+    pub fn is_reserved(name: &str) -> bool {
+        let mut taken = VARIABLES
+            .iter()
+            .chain(&FUNCTIONS)
+            .chain(&source::SPECIAL_TOKENS);
+        taken.any(|known| *known == name)
+    }
+
+    /// Whether the template has a way of its own to tell the model of tools.
+    /// Without one, they are described in the system prompt.
+    pub fn knows_tools(&self) -> bool {
+        self.knows_tools
+    }
+
+    /// Finds out what the template can do.
+    fn find_out(&mut self) {
+        self.knows_tools = self.reacts_to_tools();
+        self.format = match self.knows_tools {
+            true => self.own_format,
+            false => ToolFormat::Hermes,
+        };
+        if !self.knows_tools {
             tracing::debug!(
                 "the chat template knows no tools: they are described in the system prompt"
             );
         }
-        Ok(template)
     }
 
     /// The form the model writes its tool calls in.
@@ -120,15 +166,18 @@ impl ChatTemplate {
             Ok(prompt) => return Ok(prompt),
             Err(error) => error,
         };
-        // Some templates raise an exception at the system role, and none of
-        // them says so beforehand.
-        let merged = messages::system_in_user(messages)
-            .and_then(|merged| self.render_as_is(&merged, tools).ok());
-        match merged {
+        // Some templates raise an exception at the system role or at several
+        // calls in a turn, and none of them says so beforehand.
+        let single = messages::one_call_a_turn(messages);
+        let both = single.as_deref().and_then(messages::system_in_user);
+        let changes = [messages::system_in_user(messages), single, both];
+        let mut changes = changes.into_iter().flatten();
+        match changes.find_map(|changed| self.render_as_is(&changed, tools).ok()) {
             Some(prompt) => {
                 tracing::debug!(
                     error = ?refused.to_string(),
-                    "the chat template refused the system message: it now opens the user's"
+                    "the chat template refused the conversation: its system message now opens the \
+                     user's, or each call has a turn of its own"
                 );
                 Ok(prompt)
             }
@@ -160,9 +209,9 @@ impl ChatTemplate {
         let constants = self
             .constants
             .iter()
-            .map(|(name, value)| ((*name).to_owned(), value.clone()));
+            .map(|(name, value)| (name.clone(), value.clone()));
         let context = Value::from_pairs(constants.chain(variables));
-        self.env.get_template(name)?.render(context)
+        guarded(|| self.env.get_template(name)?.render(context))
     }
 
     /// Whether the prompt changes when there is a tool. A template that fails
@@ -188,4 +237,16 @@ impl ChatTemplate {
         }
         !rendered_any
     }
+}
+
+/// Does `work` with the template engine. It panics at some slices
+/// (minijinja 3.0.5 at `''[::-1]`), which is then an error of the template's:
+/// the engine keeps nothing between renderings that could be left half done.
+fn guarded<T>(work: impl FnOnce() -> Result<T, minijinja::Error>) -> Result<T, minijinja::Error> {
+    catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|_| {
+        Err(minijinja::Error::new(
+            ErrorKind::InvalidOperation,
+            "the template engine cannot evaluate it (it panicked)",
+        ))
+    })
 }

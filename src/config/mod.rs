@@ -135,7 +135,7 @@ impl fmt::Debug for Config {
         let servers: Vec<_> = self.servers.iter().map(|s| &s.name).collect();
         f.debug_struct("Config")
             .field("model", &hide(self.model.model_name.to_string()))
-            .field("chat", &self.chat)
+            .field("chat", &hide(format!("{:?}", self.chat)))
             .field("servers", &servers)
             .field("host", &hide(self.listen.host.to_string()))
             .field("port", &self.listen.port)

@@ -13,6 +13,7 @@ use super::servers;
 use super::{
     BackendChoice, Config, Environment, Faults, Host, Limits, Listen, ModelChoice, ModelName,
 };
+use crate::chat::ChatTemplate;
 use crate::{chat, logging, session};
 
 /// The keys of the top level.
@@ -41,6 +42,7 @@ pub(super) const KEYS: &[Key] = &[
     optional("max_concurrent_requests"),
     optional("max_queued_requests"),
     optional("seed"),
+    optional("chat_template_args"),
     // For editors; ignored.
     optional("$schema"),
 ];
@@ -224,6 +226,57 @@ fn chat(c: &mut Context<'_>, top: &Section<'_>) -> chat::Settings {
         min_tokens_to_keep: count(c, top, "min_tokens_to_keep", 1).unwrap_or(1),
         max_tokens: count(c, top, "max_tokens", 1).unwrap_or(4096),
         seed: top.whole(c, "seed", 0..=u64::MAX),
+        template_args: template_args(c, top),
+    }
+}
+
+/// The chat template's variables, by name.
+fn template_args(c: &mut Context<'_>, top: &Section<'_>) -> Map<String, Value> {
+    const KEY: &str = "chat_template_args";
+    let mut args = Map::new();
+    let Some(value) = top.get(KEY) else {
+        return args;
+    };
+    let Value::Object(written) = value else {
+        let wanted = "an object of variables, such as {\"enable_thinking\": false}";
+        c.wrong_type(KEY, value, wanted);
+        return args;
+    };
+    for (name, value) in written {
+        let key = format!("{KEY}.{name}");
+        let starts_well = name.starts_with(|first: char| !first.is_ascii_digit());
+        let is_name = name
+            .chars()
+            .all(|each| each.is_ascii_alphanumeric() || each == '_');
+        if !starts_well || !is_name {
+            let mend = "write letters, digits and _, not beginning with a digit";
+            c.fault(key, "is no variable's name", mend);
+        } else if ChatTemplate::is_reserved(name) {
+            c.fault(key, "is set by this program", "remove it");
+        } else if let Some(value) = substituted(c, &key, value) {
+            args.insert(name.clone(), value);
+        }
+    }
+    args
+}
+
+/// A value with `${NAME}` substituted in all its texts; `None` after a fault.
+fn substituted(c: &mut Context<'_>, key: &str, value: &Value) -> Option<Value> {
+    match value {
+        Value::String(_) => c.text(key, value).map(Value::String),
+        Value::Array(items) => items
+            .iter()
+            .enumerate()
+            .map(|(index, item)| substituted(c, &format!("{key}[{index}]"), item))
+            .collect(),
+        Value::Object(members) => members
+            .iter()
+            .map(|(name, member)| {
+                let member = substituted(c, &format!("{key}.{name}"), member)?;
+                Some((name.clone(), member))
+            })
+            .collect(),
+        other => Some(other.clone()),
     }
 }
 

@@ -9,7 +9,7 @@ mod schema;
 use std::fs;
 use std::path::PathBuf;
 
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use tempfile::TempDir;
 
 use super::*;
@@ -109,6 +109,7 @@ fn the_smallest_configuration_has_the_defaults() {
             min_tokens_to_keep: 1,
             max_tokens: 4096,
             seed: None,
+            template_args: Map::new(),
         }
     );
     assert_eq!(config.session.max_tool_rounds, 16);
@@ -138,7 +139,9 @@ fn every_optional_key_is_read() {
         "prefix_cache_dir": "preambles", "max_tool_rounds": 0,
         "tool_result_limit": 9, "request_timeout_seconds": 1.5, "shutdown_grace_seconds": 0,
         "max_concurrent_requests": 2, "max_queued_requests": 0, "seed": u64::MAX,
-    })));
+        "chat_template_args": {"enable_thinking": false, "levels": ["${LEVEL}", 1.5, null]},
+    })))
+    .with_env("LEVEL", "low");
     let folder = config.folder.path().join("preambles");
     let config = config.load().unwrap();
     assert_eq!(config.model.prefix_cache_dir, Some(folder));
@@ -155,6 +158,10 @@ fn every_optional_key_is_read() {
     assert_eq!(config.limits.max_concurrent_requests, 2);
     assert_eq!(config.limits.max_queued_requests, 0);
     assert_eq!(config.chat.seed, Some(u64::MAX));
+    assert_eq!(
+        Value::Object(config.chat.template_args),
+        json!({"enable_thinking": false, "levels": ["low", 1.5, null]})
+    );
 }
 
 #[test]

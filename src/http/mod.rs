@@ -25,6 +25,7 @@ mod accept;
 mod connection;
 mod failure;
 mod guarded;
+pub(crate) mod openai_messages;
 mod prompt;
 mod queue;
 mod request_body;

@@ -406,7 +406,7 @@ impl<B: Backend> Step for Evaluation<B> {
     }
 }
 
-fn info<B: Backend>(
+pub(super) fn info<B: Backend>(
     backend: &B,
     config: &DecoderConfig,
     activation: &B::Tensor,

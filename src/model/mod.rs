@@ -4,6 +4,7 @@
 mod adapter;
 mod config;
 mod decoder;
+mod describe;
 mod files;
 mod fingerprint;
 mod layer;
@@ -15,6 +16,7 @@ mod weights;
 
 pub use crate::backend::{Draw, Dtype, RawKv, RawTensor, Sampler};
 pub use config::{ConfigError, DecoderConfig, end_of_sequence_ids};
+pub use describe::{Description, describe};
 pub use files::{FilesError, ModelFiles};
 pub use fingerprint::Fingerprint;
 pub use tokenizer::{Tokenizer, TokenizerError};

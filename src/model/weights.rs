@@ -8,6 +8,7 @@ use safetensors::SafeTensors;
 use serde_json::Value;
 
 use super::ModelError;
+use super::config::DecoderConfig;
 use super::files::ModelFiles;
 use super::quantization::{Quantization, Quantizations};
 use crate::backend::{Dtype, MatrixWeights, RawTensor};
@@ -108,6 +109,32 @@ impl Weights {
     /// Bytes of the tensors given out since this was last asked.
     pub(super) fn take_loaded(&self) -> u64 {
         self.loaded.take()
+    }
+
+    /// How many weights the decoder has, quantized ones counted one by one, and
+    /// the bytes they are stored in. Others may be stored beside them, such as
+    /// those that look at pictures.
+    pub(super) fn footprint(&self, config: &DecoderConfig) -> (u64, u64) {
+        let (mut parameters, mut bytes) = (0, 0);
+        for (name, entry) in &self.tensors {
+            let (Some(own), Ok(tensor)) = (name.strip_prefix(config.prefix), &entry.tensor) else {
+                continue;
+            };
+            let tied = config.tied_embeddings == Some(true) && own.starts_with("lm_head.");
+            if tied || !(own.starts_with("model.") || own.starts_with("lm_head.")) {
+                continue;
+            }
+            bytes += tensor.bytes.len() as u64;
+            let (of, part) = name.rsplit_once('.').unwrap_or((name, ""));
+            let elements: usize = tensor.shape.iter().product();
+            let quantized = self.has(&format!("{of}.scales"));
+            parameters += match (part, quantized, config.quantizations.of(of)) {
+                ("weight", true, Some(format)) => elements * 32 / format.bits(),
+                ("scales" | "biases", true, _) => 0,
+                _ => elements,
+            } as u64;
+        }
+        (parameters, bytes)
     }
 
     /// How many weights were given out, quantized ones counted one by one.

@@ -16,6 +16,7 @@ fn help_teaches_every_command() {
         "check",
         "ask",
         "demo",
+        "inspect",
         "tools",
         "--config",
         "config.json",
@@ -23,7 +24,7 @@ fn help_teaches_every_command() {
     ] {
         assert!(finished.stdout.contains(word), "{word}");
     }
-    for command in ["check", "ask", "demo", "tools"] {
+    for command in ["check", "ask", "demo", "inspect", "tools"] {
         let (finished, _) = Setup::new().without_config().run(&[command, "--help"]);
         assert_eq!(finished.code, Some(0), "{command}");
         assert!(finished.stdout.contains("Usage"), "{command}");

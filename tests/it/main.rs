@@ -21,6 +21,8 @@ mod drain;
 mod http;
 // The model's files from a hub.
 mod hub;
+// What a model is, and what its parts make of an input.
+mod inspect;
 // The log file: what is in it, midnight, a full disk.
 mod log;
 // The model on MLX, where it is compiled in.

@@ -9,7 +9,7 @@ mod services;
 
 pub(crate) use client::{Client, exchange, get, post, prompt_body};
 pub(crate) use process::{alive, signal, wait_until};
-pub(crate) use program::{Running, Setup, repository};
+pub(crate) use program::{Finished, Running, Setup, repository};
 pub(crate) use services::{
     Hub, Service, TEMPERATURE_PROMPT, Weather, assert_tells_tokyo_time, fake, node_program,
     playing, python,

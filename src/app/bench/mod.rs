@@ -9,26 +9,19 @@ mod overhead;
 mod report;
 
 use std::io::{self, IsTerminal};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use super::host::{load_model, model_files};
+use serde_json::Map;
+
+use super::host::{load_model, model_files, named};
 use super::{Failure, cli, load_config, print, say};
-use crate::backend::BackendChoice;
 use crate::chat;
-use crate::config::{ModelChoice, ModelName};
 use crate::model;
 use measure::Measured;
 
 pub(super) async fn run(config: &Path, options: cli::Bench) -> Result<(), Failure> {
     let mut choice = match options.model {
-        Some(name) => ModelChoice {
-            model_name: named(name),
-            revision: None,
-            backend: BackendChoice::Auto,
-            context_length: None,
-            prefix_cache_bytes: None,
-            prefix_cache_dir: None,
-        },
+        Some(name) => named(&name),
         None => load_config(config).await?.model,
     };
     if let Some(backend) = options.backend {
@@ -66,14 +59,6 @@ fn one_token() -> chat::Settings {
         min_tokens_to_keep: 1,
         max_tokens: 1,
         seed: None,
-    }
-}
-
-/// A folder if there is one of that name, else a repository.
-fn named(name: String) -> ModelName {
-    let path = PathBuf::from(&name);
-    match path.canonicalize() {
-        Ok(folder) if folder.is_dir() => ModelName::Folder(folder),
-        _ => ModelName::Repository(name),
+        template_args: Map::new(),
     }
 }

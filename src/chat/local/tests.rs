@@ -132,6 +132,7 @@ fn settings(seed: Option<u64>) -> Settings {
         min_tokens_to_keep: 1,
         max_tokens: 100,
         seed,
+        template_args: serde_json::Map::new(),
     }
 }
 

@@ -4,7 +4,8 @@
 //! `strftime_now`.
 //!
 //! Knows nothing of messages. minijinja has no hook for operators, so four
-//! things remain as it does them:
+//! things remain as it does them (`tests/real.rs` lists the templates they
+//! matter to):
 //! - `%` between a text and its values fails (the filter and the method
 //!   `format` work);
 //! - `~` writes floats beyond 1e16 without an exponent;

@@ -1,6 +1,7 @@
 //! Messages and tools in the shape templates expect, which is OpenAI's with
 //! the arguments of calls as objects; and the rewriting of conversations for
-//! templates that know no tools or no system role.
+//! templates that know no tools, no system role, or not more than one call a
+//! turn.
 
 use serde_json::{Map, Value as Json, json};
 
@@ -188,4 +189,50 @@ pub(super) fn system_in_user(messages: &[Message]) -> Option<Vec<Message>> {
         None => rest.insert(0, Message::User(instructions)),
     }
     Some(rest)
+}
+
+/// The conversation for a template that refuses several calls in a turn: each
+/// call has a turn of its own, with its result behind it. `None` if there are
+/// never several.
+pub(super) fn one_call_a_turn(messages: &[Message]) -> Option<Vec<Message>> {
+    let mut out = Vec::with_capacity(messages.len());
+    let mut split_any = false;
+    let mut rest = messages;
+    while let Some((message, behind)) = rest.split_first() {
+        rest = behind;
+        let Message::Assistant {
+            content,
+            reasoning,
+            tool_calls,
+            ..
+        } = message
+        else {
+            out.push(message.clone());
+            continue;
+        };
+        if tool_calls.len() < 2 {
+            out.push(message.clone());
+            continue;
+        }
+        split_any = true;
+        let is_result = |message: &Message| matches!(message, Message::Tool { .. });
+        let count = rest.iter().take_while(|message| is_result(message)).count();
+        let (results, behind) = rest.split_at(count);
+        rest = behind;
+        for (index, call) in tool_calls.iter().enumerate() {
+            let first = index == 0;
+            out.push(Message::Assistant {
+                content: match first {
+                    true => content.clone(),
+                    false => String::new(),
+                },
+                reasoning: reasoning.clone().filter(|_| first),
+                tool_calls: vec![call.clone()],
+                written: None,
+            });
+            let of_call = |message: &&Message| matches!(message, Message::Tool { call_id, .. } if *call_id == call.id);
+            out.extend(results.iter().filter(of_call).cloned());
+        }
+    }
+    split_any.then_some(out)
 }

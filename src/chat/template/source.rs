@@ -7,7 +7,7 @@ use super::TemplateError;
 use crate::model::ModelFiles;
 
 /// The special tokens a template may name, as transformers passes them.
-const SPECIAL_TOKENS: [&str; 7] = [
+pub(super) const SPECIAL_TOKENS: [&str; 7] = [
     "bos_token",
     "eos_token",
     "unk_token",

@@ -5,6 +5,7 @@
 
 mod conformance;
 mod conversations;
+mod real;
 
 use serde_json::json;
 
@@ -140,6 +141,45 @@ fn a_refused_system_message_opens_the_users() {
     );
 }
 
+/// As Llama 3's template has it.
+#[test]
+fn refused_calls_of_one_turn_get_a_turn_each() {
+    let text = "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% if m.tool_calls %}\
+        {% if m.tool_calls | length > 1 %}{{ raise_exception('one at once') }}{% endif %}\
+        {{ m.tool_calls[0].function.name }}{{ m.reasoning_content }}{% endif %}{% endfor %}{{ tools }}";
+    let no_system = "{% if messages[0].role == 'system' %}{{ raise_exception('none') }}{% endif %}";
+    let calls = |names: &[&str]| Message::Assistant {
+        content: "So".into(),
+        reasoning: Some("!".into()),
+        tool_calls: names
+            .iter()
+            .map(|name| call(name, name, Arguments::Object(Map::new())))
+            .collect(),
+        written: None,
+    };
+    let messages = [
+        Message::System("S".into()),
+        user("Hi"),
+        calls(&["a", "b"]),
+        result("b", "2"),
+        result("a", "1"),
+        calls(&["c"]),
+        result("c", "3"),
+        user("Ho"),
+    ];
+    let rest = "<assistant>Soa!<tool>1<assistant>b<tool>2<assistant>Soc!<tool>3<user>HoNone";
+    assert_eq!(
+        template(text).render(&messages, &[]).unwrap(),
+        format!("<system>S<user>Hi{rest}")
+    );
+    assert_eq!(
+        template(&format!("{no_system}{text}"))
+            .render(&messages, &[])
+            .unwrap(),
+        format!("<user>S\n\nHi{rest}")
+    );
+}
+
 #[test]
 fn a_template_without_tools_gets_them_in_the_system_prompt() {
     let template = template("{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}");
@@ -211,4 +251,61 @@ fn the_bundled_template_renders_a_malformed_call() {
         prompt.contains(r#"{"name": "t", "arguments": {"unparsed": "{'a'}"}}"#),
         "{prompt}"
     );
+}
+
+#[test]
+fn arguments_are_variables_of_every_conversation() {
+    let args = |value: serde_json::Value| value.as_object().unwrap().clone();
+    let qwen3 = || {
+        template(include_str!(
+            "../../../tests/fixtures/templates/qwen3.jinja"
+        ))
+    };
+    let messages = [Message::System("S".into()), user("Hi")];
+    let plain = qwen3().render(&messages, &[tool("t")]).unwrap();
+    let silent = qwen3().with_args(&args(json!({"enable_thinking": false})));
+    assert_eq!(
+        silent.render(&messages, &[tool("t")]).unwrap(),
+        format!("{plain}<think>\n\n</think>\n\n")
+    );
+    let loud = qwen3().with_args(&args(json!({"enable_thinking": true})));
+    assert_eq!(loud.render(&messages, &[tool("t")]).unwrap(), plain);
+    // What the host says itself stays as it is.
+    let stubborn = template("{{ messages[0].content }}{{ bos_token }}{{ a.b[0] }}{{ tools }}");
+    let changed = stubborn.with_args(&args(
+        json!({"messages": [], "bos_token": "<s>", "a": {"b": [1.5]}}),
+    ));
+    assert_eq!(changed.render(&[user("x")], &[]).unwrap(), "x1.5None");
+}
+
+#[test]
+fn arguments_may_change_whether_the_template_knows_tools() {
+    let text = "{{ messages[-1].content }}{% if with_tools %}{{ tools }}{% endif %}";
+    assert!(!template(text).knows_tools());
+    let args = json!({"with_tools": true});
+    assert!(
+        template(text)
+            .with_args(args.as_object().unwrap())
+            .knows_tools()
+    );
+}
+
+/// minijinja 3.0.5 panics there.
+#[test]
+fn a_panic_of_the_engine_is_an_error() {
+    // Evaluated at once, and only when it is rendered.
+    for text in [
+        "{{ ''[::-1] }}",
+        "{{ messages[0].content[::-1] }}{{ tools }}",
+    ] {
+        match loaded(&[("chat_template.jinja", text)]) {
+            Ok(template) => match template.render(&[user("")], &[]) {
+                Err(ChatError::Template(message)) => {
+                    assert!(message.contains("cannot evaluate"), "{message}");
+                }
+                other => panic!("{text}: {other:?}"),
+            },
+            Err(error) => assert!(error.to_string().contains("cannot evaluate"), "{error}"),
+        }
+    }
 }

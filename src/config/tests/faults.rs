@@ -113,6 +113,22 @@ fn each_fault_names_its_key_and_the_mend() {
             json!({"prefix_cache_dir": "~me/kv"}),
             "prefix_cache_dir: names another user's home",
         ),
+        (
+            json!({"chat_template_args": [1]}),
+            "chat_template_args: is a list; write an object of variables",
+        ),
+        (
+            json!({"chat_template_args": {"messages": []}}),
+            "chat_template_args.messages: is set by this program; remove it",
+        ),
+        (
+            json!({"chat_template_args": {"enable-thinking": false}}),
+            "chat_template_args.enable-thinking: is no variable's name; write letters",
+        ),
+        (
+            json!({"chat_template_args": {"a": [{"b": "${NOT_SET}"}]}}),
+            "chat_template_args.a[0].b: ",
+        ),
         (json!({"max_tool_rounds": -1}), "max_tool_rounds: is -1"),
         (json!({"tool_result_limit": 0}), "tool_result_limit: is 0"),
         (

@@ -6,19 +6,20 @@ use std::process::{Command, Stdio};
 
 use serde_json::{Value as Json, json};
 
-use super::super::{jinja, messages, methods};
+use super::super::{guarded, jinja, messages, methods};
 use super::conversations;
+use crate::chat::{Message, ToolSpec};
 
 /// Names the Python that has jinja2; `scripts/test` sets it.
 const PYTHON: &str = "LLM_SERVER_TEST_PYTHON";
 
-struct Case {
-    template: &'static str,
-    variables: Json,
+pub(super) struct Case<'a> {
+    pub(super) template: &'a str,
+    pub(super) variables: Json,
 }
 
 /// What jinja2 makes of the cases: a text, or an error's message.
-fn in_python(templates: &BTreeMap<&str, &str>, cases: &[Case]) -> Vec<Result<String, String>> {
+fn in_python(templates: &BTreeMap<&str, &str>, cases: &[Case<'_>]) -> Vec<Result<String, String>> {
     let python = std::env::var(PYTHON).unwrap_or_else(|_| "python3".to_owned());
     let work = json!({
         "templates": templates,
@@ -71,28 +72,16 @@ fn here(template: &str, variables: &Json) -> Result<String, String> {
             .iter()
             .map(|(name, value)| (name.clone(), methods::from_json(value))),
     );
-    template.render(root).map_err(|error| error.to_string())
+    guarded(|| template.render(root)).map_err(|error| error.to_string())
 }
 
-fn compare(templates: &BTreeMap<&'static str, &'static str>, cases: &[Case]) {
-    let expected = in_python(templates, cases);
-    assert_eq!(expected.len(), cases.len());
-    let mut different = Vec::new();
-    for (case, expected) in cases.iter().zip(&expected) {
-        let got = here(templates[case.template], &case.variables);
-        let same = match (expected, &got) {
-            (Ok(expected), Ok(got)) => expected == got,
-            (Err(_), Err(_)) => true,
-            _ => false,
-        };
-        if !same {
-            different.push(format!(
-                "{}: {}\n",
-                case.template,
-                first_difference(expected, &got)
-            ));
-        }
-    }
+fn compare(templates: &BTreeMap<&str, &str>, cases: &[Case<'_>]) {
+    let mut different: Vec<_> = cases
+        .iter()
+        .zip(outcomes(templates, cases))
+        .filter(|(_, outcome)| !outcome.agrees())
+        .map(|(case, outcome)| format!("{}: {}\n", case.template, outcome.first_difference()))
+        .collect();
     different.dedup();
     assert!(
         different.is_empty(),
@@ -101,6 +90,38 @@ fn compare(templates: &BTreeMap<&'static str, &'static str>, cases: &[Case]) {
         cases.len(),
         different.iter().take(12).cloned().collect::<String>()
     );
+}
+
+/// What a case comes to: a text, or an error's message.
+pub(super) struct Outcome {
+    pub(super) jinja2: Result<String, String>,
+    pub(super) here: Result<String, String>,
+}
+
+/// What the cases come to, in their order.
+pub(super) fn outcomes(templates: &BTreeMap<&str, &str>, cases: &[Case<'_>]) -> Vec<Outcome> {
+    let expected = in_python(templates, cases);
+    assert_eq!(expected.len(), cases.len());
+    let outcome = |(case, jinja2): (&Case<'_>, _)| Outcome {
+        jinja2,
+        here: here(templates[case.template], &case.variables),
+    };
+    cases.iter().zip(expected).map(outcome).collect()
+}
+
+impl Outcome {
+    /// Whether both have the same text, or both fail.
+    pub(super) fn agrees(&self) -> bool {
+        match (&self.jinja2, &self.here) {
+            (Ok(expected), Ok(got)) => expected == got,
+            (Err(_), Err(_)) => true,
+            _ => false,
+        }
+    }
+
+    pub(super) fn first_difference(&self) -> String {
+        first_difference(&self.jinja2, &self.here)
+    }
 }
 
 fn first_difference(expected: &Result<String, String>, got: &Result<String, String>) -> String {
@@ -155,18 +176,23 @@ fn conversations_render_as_jinja2_renders_them() {
         for template in templates.keys() {
             cases.push(Case {
                 template,
-                variables: json!({
-                    "messages": messages::messages(&messages),
-                    "tools": messages::tools(&tools),
-                    "documents": null,
-                    "add_generation_prompt": true,
-                    "bos_token": "<s>",
-                    "eos_token": "</s>",
-                }),
+                variables: variables(&messages, &tools),
             });
         }
     }
     compare(&templates, &cases);
+}
+
+/// What a conversation is rendered with.
+pub(super) fn variables(messages: &[Message], tools: &[ToolSpec]) -> Json {
+    json!({
+        "messages": messages::messages(messages),
+        "tools": messages::tools(tools),
+        "documents": null,
+        "add_generation_prompt": true,
+        "bos_token": "<s>",
+        "eos_token": "</s>",
+    })
 }
 
 /// One expression or construct each, over the variables of the test.
