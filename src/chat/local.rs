@@ -16,7 +16,6 @@ use futures::{FutureExt, Stream, StreamExt, TryFutureExt, stream};
 use serde_json::{Map, Value};
 
 use super::formats::ParsedCall;
-use super::formats::ToolFormat;
 use super::template::ChatTemplate;
 use super::turn::{Turn, TurnReader};
 use super::{ChatError, ChatModel, ChatRequest, Message, Reply, ToolCall, Usage};
@@ -214,17 +213,14 @@ impl TextSide {
     /// The grammar of calls to `tools`. A failure leaves calls free, which is
     /// said in the log and not to the request: most calls come out well.
     fn grammar(&self, tools: &[ToolSpec]) -> Option<CallGrammar> {
-        // The calls of the other forms are free.
-        if tools.is_empty() || self.template.tool_format() != ToolFormat::Hermes {
-            return None;
-        }
+        let format = self.template.binding().filter(|_| !tools.is_empty())?;
         let mut grammars = self.grammars.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some((last, grammar)) = &grammars.last
             && last == tools
         {
             return grammar.clone();
         }
-        let grammar = self.compile(&mut grammars, tools);
+        let grammar = self.compile(&mut grammars, tools, format);
         if let Err(reason) = &grammar {
             tracing::warn!(%reason, "tool calls are not bound to the tools' schemas");
         }
@@ -237,10 +233,10 @@ impl TextSide {
         &self,
         grammars: &mut Grammars,
         tools: &[ToolSpec],
+        format: CallFormat,
     ) -> Result<CallGrammar, GrammarError> {
         let began = Instant::now();
         let vocabulary = grammars.vocabulary.get_or_insert_with(|| {
-            let format = CallFormat::hermes();
             let tokenizer = self.tokenizer.inner();
             Vocabulary::new(
                 tokenizer,

@@ -19,6 +19,7 @@ use serde_json::{Map, Value as Json, json};
 use self::source::Source;
 use super::formats::ToolFormat;
 use super::{ChatError, Message, ToolSpec};
+use crate::engine::grammar::CallFormat;
 use crate::model::{FilesError, ModelFiles};
 
 /// The engine's names of the two templates a model may have.
@@ -40,6 +41,8 @@ pub struct ChatTemplate {
     format: ToolFormat,
     /// The form its own text shows, whether or not it knows tools.
     own_format: ToolFormat,
+    /// What binds the calls of that form.
+    own_binding: Option<CallFormat>,
 }
 
 /// A chat template that does not load.
@@ -80,7 +83,9 @@ impl ChatTemplate {
         let invalid = |error: minijinja::Error| TemplateError::Invalid(error.to_string());
         let mut env = jinja::environment().map_err(invalid)?;
         let has_tool_use = source.tool_use.is_some();
-        let format = ToolFormat::of_template(source.tool_use.as_ref().unwrap_or(&source.default));
+        let with_tools = source.tool_use.as_ref().unwrap_or(&source.default);
+        let format = ToolFormat::of_template(with_tools);
+        let binding = format.binding(with_tools);
         for (name, text) in [(DEFAULT, Some(source.default)), (TOOL_USE, source.tool_use)] {
             if let Some(text) = text {
                 let text = jinja::without_generation_tags(&text);
@@ -98,6 +103,7 @@ impl ChatTemplate {
             knows_tools: true,
             format,
             own_format: format,
+            own_binding: binding,
         };
         template.find_out();
         Ok(template)
@@ -148,6 +154,14 @@ impl ChatTemplate {
     /// The form the model writes its tool calls in.
     pub fn tool_format(&self) -> ToolFormat {
         self.format
+    }
+
+    /// What binds its calls while it writes them; `None` if nothing does.
+    pub(super) fn binding(&self) -> Option<CallFormat> {
+        match self.knows_tools {
+            true => self.own_binding.clone(),
+            false => ToolFormat::Hermes.binding(""),
+        }
     }
 
     /// The prompt of a conversation, up to where the model's turn begins.

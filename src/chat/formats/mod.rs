@@ -13,6 +13,7 @@
 //! by the chat templates, none of which needs help with it.
 
 mod bare;
+mod binding;
 mod choice;
 mod deepseek;
 mod gemma;
@@ -39,6 +40,7 @@ mod tests;
 mod values;
 
 use super::Arguments;
+use crate::engine::grammar::CallFormat;
 pub(super) use values::Tools;
 
 /// The form a model writes its tool calls in.
@@ -133,6 +135,12 @@ impl ToolFormat {
     /// The form that a template's own markers show.
     pub(super) fn of_template(template: &str) -> Self {
         choice::of_template(template)
+    }
+
+    /// What binds the calls of a model with this template while it writes
+    /// them; `None` if nothing does.
+    pub(super) fn binding(self, template: &str) -> Option<CallFormat> {
+        binding::binding(self, template)
     }
 
     /// The pairs of texts that open and close reasoning; the first pair is the

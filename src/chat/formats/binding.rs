@@ -1,0 +1,88 @@
+//! Which grammar binds the calls of a form: where a form is written in more
+//! than one way, the chat template shows which.
+
+use super::ToolFormat;
+use crate::engine::grammar::CallFormat;
+
+/// How a model with this template writes its calls, for the grammar to bind
+/// them; `None` for those that no grammar is for.
+pub(super) fn binding(format: ToolFormat, template: &str) -> Option<CallFormat> {
+    let shows = |text| template.contains(text);
+    Some(match format {
+        ToolFormat::Hermes => CallFormat::hermes(),
+        ToolFormat::QwenXml => CallFormat::qwen_xml(),
+        ToolFormat::LlamaJson => CallFormat::llama_json(),
+        ToolFormat::Mistral if shows("[ARGS]") => CallFormat::mistral_args(),
+        ToolFormat::Mistral if shows("[TOOL_CALLS][") || shows("[TOOL_CALLS] [") => {
+            CallFormat::mistral_array()
+        }
+        ToolFormat::Mistral => CallFormat::mistral_bare_args(),
+        ToolFormat::Harmony => CallFormat::harmony(),
+        ToolFormat::Gemma if shows("<start_function_call>") => CallFormat::gemma(),
+        ToolFormat::Gemma => CallFormat::gemma4(),
+        ToolFormat::Phi4Mini => CallFormat::phi4_mini(),
+        ToolFormat::Glm => CallFormat::glm(),
+        ToolFormat::Granite => CallFormat::granite(),
+        // DSML, of V3.2 and V4.
+        ToolFormat::DeepSeek if shows("｜DSML｜") => return None,
+        ToolFormat::DeepSeek if shows("```json") => CallFormat::deepseek_v3(),
+        ToolFormat::DeepSeek => CallFormat::deepseek_v3_1(),
+        ToolFormat::KimiK2 => CallFormat::kimi_k2(),
+        ToolFormat::MiniMax => CallFormat::minimax(),
+        ToolFormat::Lfm2 => CallFormat::lfm2(),
+        ToolFormat::Json => CallFormat::json(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn templates_show_which_way_a_form_is_written() {
+        for (format, template, expected) in [
+            (
+                ToolFormat::Mistral,
+                "'[TOOL_CALLS]' + name + '[ARGS]'",
+                Some(CallFormat::mistral_args()),
+            ),
+            (
+                ToolFormat::Mistral,
+                "{{- \"[TOOL_CALLS][\" }}",
+                Some(CallFormat::mistral_array()),
+            ),
+            (
+                ToolFormat::Mistral,
+                "'[TOOL_CALLS]' + name",
+                Some(CallFormat::mistral_bare_args()),
+            ),
+            (
+                ToolFormat::DeepSeek,
+                "'<｜tool▁sep｜>' + name + '\\n```json'",
+                Some(CallFormat::deepseek_v3()),
+            ),
+            (
+                ToolFormat::DeepSeek,
+                "name + '<｜tool▁sep｜>'",
+                Some(CallFormat::deepseek_v3_1()),
+            ),
+            (ToolFormat::DeepSeek, "<｜DSML｜invoke", None),
+            (
+                ToolFormat::Gemma,
+                "<start_function_call>",
+                Some(CallFormat::gemma()),
+            ),
+            (
+                ToolFormat::Gemma,
+                "<|tool_call>",
+                Some(CallFormat::gemma4()),
+            ),
+        ] {
+            assert_eq!(
+                binding(format, template),
+                expected,
+                "{format:?}: {template}"
+            );
+        }
+    }
+}
