@@ -188,7 +188,9 @@ MODELS = {
     "mistral-yarn-bf16": (MISTRAL, None),
     "llama-linear-bias-f32": (LINEAR | F32, None),
     "ministral3-f32": (MINISTRAL3 | F32, None),
-    "qwen2-moe-f32": (QWEN2_MOE | F32, None),
+    "qwen2-moe-f32": (QWEN2_MOE | F32 | {
+        "moe_intermediate_size": 16, "shared_expert_intermediate_size": 16,
+        "head_dim": 16, "num_attention_heads": 4, "num_hidden_layers": 2}, None),
     "llama-lora-4bit": ("llama3-rope-4bit", {
         "rank": 4, "dropout": 0.0, "scale": 10.0, "keys": [
             "self_attn.q_proj", "self_attn.v_proj",

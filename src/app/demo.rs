@@ -71,6 +71,7 @@ fn config(port: u16, tools: &cli::Tools) -> Result<Config, Failure> {
             context_length: None,
             prefix_cache_bytes: None,
             prefix_cache_dir: None,
+            adapter_path: None,
         },
         chat: chat::Settings {
             temperature: 0.0,

@@ -116,6 +116,7 @@ pub(super) fn named(name: &str) -> ModelChoice {
         context_length: None,
         prefix_cache_bytes: None,
         prefix_cache_dir: None,
+        adapter_path: None,
     }
 }
 
@@ -124,7 +125,16 @@ pub(super) fn is_bundled(model: &ModelChoice) -> bool {
     model.model_name.to_string() == demo::MODEL_NAME
 }
 
+/// The model's files, with its adapter's, if it has one.
 pub(super) async fn model_files(model: &ModelChoice) -> Result<ModelFiles, Failure> {
+    let files = own_files(model).await?;
+    Ok(match &model.adapter_path {
+        Some(adapter) => files.with_adapter(adapter.clone()),
+        None => files,
+    })
+}
+
+async fn own_files(model: &ModelChoice) -> Result<ModelFiles, Failure> {
     if is_bundled(model) {
         return Ok(demo::files());
     }

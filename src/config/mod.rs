@@ -67,6 +67,8 @@ pub struct ModelChoice {
     /// The folder where the keys and values that every request begins with are
     /// kept over a restart, by its full path; `None` keeps them nowhere.
     pub prefix_cache_dir: Option<PathBuf>,
+    /// The folder of a LoRA adapter to the model, by its full path.
+    pub adapter_path: Option<PathBuf>,
 }
 
 /// Where a model is found.

@@ -35,6 +35,7 @@ pub(super) const KEYS: &[Key] = &[
     optional("context_length"),
     optional("prefix_cache_bytes"),
     optional("prefix_cache_dir"),
+    optional("adapter_path"),
     optional("max_tool_rounds"),
     optional("tool_result_limit"),
     optional("request_timeout_seconds"),
@@ -167,11 +168,20 @@ fn model(c: &mut Context<'_>, top: &Section<'_>, folder: &Path) -> ModelChoice {
         prefix_cache_bytes: top
             .whole(c, "prefix_cache_bytes", 0..=MOST_BYTES)
             .and_then(|bytes| usize::try_from(bytes).ok()),
-        prefix_cache_dir: top.filled(c, "prefix_cache_dir").and_then(|written| {
-            let path = expand_home(c, "prefix_cache_dir", &written)?;
-            Some(folder.join(path))
-        }),
+        prefix_cache_dir: path(c, top, "prefix_cache_dir", folder),
+        adapter_path: path(c, top, "adapter_path", folder),
     }
+}
+
+/// The path at `key`, where relative ones are `folder`'s.
+fn path(
+    c: &mut Context<'_>,
+    top: &Section<'_>,
+    key: &'static str,
+    folder: &Path,
+) -> Option<PathBuf> {
+    let written = top.filled(c, key)?;
+    Some(folder.join(expand_home(c, key, &written)?))
 }
 
 fn model_name(c: &mut Context<'_>, written: &str, folder: &Path) -> Option<ModelName> {

@@ -139,8 +139,57 @@ fn damaged_files_are_named() {
 
 /// As mlx-lm computes it, whatever the weights' format.
 #[test]
+fn the_adapter_of_the_configuration_is_applied() {
+    let folder = golden("llama-lora-4bit");
+    let text = fs::read_to_string(Path::new(&folder).join("golden.json")).unwrap();
+    let golden: Value = serde_json::from_str(&text).unwrap();
+    let case = &golden["prompts"][0];
+    let ids: Vec<String> = case["ids"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(Value::to_string)
+        .collect();
+    let greedy = |setup: Setup| {
+        let setup = setup.set("model_name", folder.as_str());
+        let (tokens, count) = (ids.join(" "), "12");
+        let arguments = [
+            "inspect",
+            "--backend",
+            "candle",
+            "--tokens",
+            &tokens,
+            "--greedy",
+            count,
+        ];
+        said(&setup.run(&arguments).0)["greedy"].clone()
+    };
+    let expected = &case["greedy"].as_array().unwrap()[..12];
+    let adapter = format!("{folder}/adapter");
+    let adapted = greedy(Setup::new().set("adapter_path", adapter.as_str()));
+    assert_eq!(adapted.as_array().unwrap(), expected);
+    let plain = greedy(Setup::new());
+    assert_ne!(plain.as_array().unwrap(), expected);
+}
+
+#[test]
+fn an_adapter_that_is_none_is_refused() {
+    let setup = Setup::new()
+        .set("model_name", golden("llama-lora-4bit").as_str())
+        .set("adapter_path", "nothing");
+    let stderr = refused(setup, &["inspect", "--tokens", "1"]);
+    assert!(stderr.contains("nothing"), "{stderr}");
+}
+
+#[test]
 fn logits_and_greedy_tokens_are_mlx_lms() {
-    for name in ["qwen3-4bit", "llama-window-bf16", "qwen3-moe-4bit"] {
+    for name in [
+        "qwen3-4bit",
+        "llama-window-bf16",
+        "qwen3-moe-4bit",
+        "gemma3-nested-bf16",
+        "phi3-longrope-bf16",
+    ] {
         let folder = golden(name);
         let text = fs::read_to_string(Path::new(&folder).join("golden.json")).unwrap();
         let golden: Value = serde_json::from_str(&text).unwrap();

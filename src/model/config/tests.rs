@@ -350,3 +350,65 @@ fn the_end_of_sequence_is_what_any_of_the_files_says() {
     assert_eq!(ids(&AS_OBJECT), [12]);
     assert_eq!(ids(&[]), [0u32; 0]);
 }
+
+/// Rows of the README's table of models: the families, and the tiny models
+/// that each was compared on.
+fn rows_of_the_readme() -> Vec<(Vec<String>, Vec<String>)> {
+    let readme = include_str!("../../../README.md");
+    let (_, table) = readme.split_once("| `model_type` |").unwrap();
+    let names = |cell: &str| -> Vec<String> {
+        let odd = cell.split('`').skip(1).step_by(2);
+        odd.map(str::to_owned).collect()
+    };
+    table
+        .lines()
+        .skip(2)
+        .take_while(|line| line.starts_with('|'))
+        .map(|line| {
+            let cells: Vec<&str> = line.split('|').collect();
+            (names(cells[1]), names(cells[3]))
+        })
+        .collect()
+}
+
+#[test]
+fn the_readme_lists_the_families_and_what_they_were_compared_on() {
+    let rows = rows_of_the_readme();
+    let mut listed: Vec<&str> = rows
+        .iter()
+        .flat_map(|row| row.0.iter())
+        .map(String::as_str)
+        .collect();
+    let known = families::names();
+    let mut known: Vec<&str> = known.split(", ").collect();
+    listed.sort_unstable();
+    known.sort_unstable();
+    assert_eq!(listed, known);
+
+    let golden = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden");
+    let mut compared: Vec<String> = Vec::new();
+    for (families, models) in rows {
+        let mut seen: Vec<String> = Vec::new();
+        for model in models {
+            let text = std::fs::read_to_string(golden.join(&model).join("config.json")).unwrap();
+            let config: Value = serde_json::from_str(&text).unwrap();
+            let types = [&config["model_type"], &config["text_config"]["model_type"]];
+            seen.extend(
+                types
+                    .iter()
+                    .filter_map(|name| Some(name.as_str()?.to_owned())),
+            );
+            compared.push(model);
+        }
+        for family in families {
+            assert!(seen.contains(&family), "{family} was compared on nothing");
+        }
+    }
+    let mut there: Vec<String> = std::fs::read_dir(golden)
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    compared.sort();
+    there.sort();
+    assert_eq!(compared, there);
+}
