@@ -225,9 +225,9 @@ def of_granite(model, attentions):
 
 
 def of_ministral3(model, attentions):
-    flat = model.args.rope_parameters | {"llama_4_scaling_beta": 0.0}
+    flat = text_model(model).args.rope_parameters | {"llama_4_scaling_beta": 0.0}
     return [("queries unscaled", same,
-             lambda: changed([model.model.args], "rope_parameters", flat))]
+             lambda: changed([text_model(model).model.args], "rope_parameters", flat))]
 
 
 def of_qwen2_moe(model, attentions):
