@@ -143,9 +143,6 @@ GRANITE4 = family("granitemoehybrid", "GraniteMoeHybridForCausalLM", SMALL | {
     "num_experts_per_tok": 0, "num_local_experts": 0, "position_embedding_type": "rope",
     "residual_multiplier": 0.4, "rope_scaling": None, "shared_intermediate_size": 32})
 
-GEMMA = family("gemma", "GemmaForCausalLM", SMALL | {
-    "attention_bias": False, "head_dim": 32, "hidden_act": "gelu_pytorch_tanh",
-    "hidden_activation": None, "rms_norm_eps": 1e-06})
 MISTRAL3 = {
     "architectures": ["Mistral3ForConditionalGeneration"], "model_type": "mistral3",
     "image_token_index": 120, "spatial_merge_size": 2, "tie_word_embeddings": False,
@@ -195,13 +192,12 @@ MODELS = {
         "rank": 4, "dropout": 0.0, "scale": 10.0, "keys": [
             "self_attn.q_proj", "self_attn.v_proj",
             "mlp.gate_proj", "mlp.up_proj", "mlp.down_proj"]}),
-    "gemma-f32": (GEMMA | F32, None),
     "mistral3-nested-f32": (MISTRAL3 | F32, None),
 }
 # Those that training does not bring to a margin that half precision leaves: they
 # are random and in f32, where little margin is enough.
 UNTRAINED = {
-    "gpt-oss-mxfp4", "llama-linear-bias-f32", "ministral3-f32", "qwen2-moe-f32", "gemma-f32",
+    "gpt-oss-mxfp4", "llama-linear-bias-f32", "ministral3-f32", "qwen2-moe-f32",
     "mistral3-nested-f32",
 }
 # For those that are not there after 240 steps: how many, and the part of them in

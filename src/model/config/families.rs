@@ -5,7 +5,7 @@ use super::{NormPlacement, QkNorm};
 use crate::backend::Activation;
 
 /// The families, by the `model_type` they have.
-const FAMILIES: [(&str, Family); 18] = [
+const FAMILIES: [(&str, Family); 17] = [
     ("llama", Family::LLAMA),
     ("mistral", Family::MISTRAL),
     ("ministral3", Family::LLAMA),
@@ -32,7 +32,6 @@ const FAMILIES: [(&str, Family); 18] = [
             ..Family::MISTRAL
         },
     ),
-    ("gemma", GEMMA),
     (
         "gemma2",
         Family {
@@ -125,6 +124,7 @@ const QWEN3: Family = Family {
     ..Family::LLAMA
 };
 
+/// What Gemma 2 and 3 have in common.
 const GEMMA: Family = Family {
     norm_offset: 1.0,
     activation: Activation::GeluTanh,

@@ -59,7 +59,7 @@ fn subjects() -> Vec<Subject> {
         .map(|entry| entry.unwrap().path())
         .collect();
     folders.sort();
-    assert!(folders.len() >= 30, "{folders:?}");
+    assert!(folders.len() >= 32, "{folders:?}");
     let mut subjects = Vec::new();
     for folder in folders {
         let name = folder.file_name().unwrap().to_str().unwrap();
