@@ -1,8 +1,8 @@
 //! Reads one turn of the model as it is written: reasoning, content and tool
 //! calls, from text that comes in pieces cut anywhere.
 //!
-//! Knows nothing of tokens. [`marked`] reads the turns of all forms but one,
-//! whose own reader is [`super::formats::harmony`].
+//! Knows nothing of tokens. `marked` reads the turns of all forms but one,
+//! whose own reader is `super::formats::harmony`.
 
 mod marked;
 #[cfg(test)]

@@ -1,15 +1,15 @@
 //! The forms models write tool calls in, one small file each: the texts that
 //! open and close a call, and a reader that is fed what follows the opening.
-//! [`ToolFormat::of_template`] finds the form in a model's chat template.
+//! `ToolFormat::of_template` finds the form in a model's chat template.
 //!
-//! What the forms share is here too: JSON's extents ([`json`]), JSON between
-//! markers ([`json_block`]), calls step by step ([`steps`]), tags around raw
-//! text ([`tags`], [`invoke`]), marked sections ([`sections`]), Python's
-//! literals ([`python`]), and what a raw text means as an argument ([`values`]).
+//! What the forms share is here too: JSON's extents (`json`), JSON between
+//! markers (`json_block`), calls step by step (`steps`), tags around raw
+//! text (`tags`, `invoke`), marked sections (`sections`), Python's
+//! literals (`python`), and what a raw text means as an argument (`values`).
 //!
-//! Knows nothing of what surrounds a call: [`super::turn`] finds the opening
+//! Knows nothing of what surrounds a call: `super::turn` finds the opening
 //! text and keeps content and reasoning apart. Harmony alone has no text
-//! outside of its markers, and [`harmony`] reads whole turns. Results of calls are written
+//! outside of its markers, and `harmony` reads whole turns. Results of calls are written
 //! by the chat templates, none of which needs help with it.
 
 mod bare;

@@ -3,6 +3,7 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod bound;
 mod choice;
 mod forms;
 mod harmony;
