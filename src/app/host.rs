@@ -127,11 +127,15 @@ pub(super) fn is_bundled(model: &ModelChoice) -> bool {
 
 /// The model's files, with its adapter's, if it has one.
 pub(super) async fn model_files(model: &ModelChoice) -> Result<ModelFiles, Failure> {
-    let files = own_files(model).await?;
-    Ok(match &model.adapter_path {
+    Ok(adapted(own_files(model).await?, model))
+}
+
+/// `files`, with those of the model's adapter, if it has one.
+pub(super) fn adapted(files: ModelFiles, model: &ModelChoice) -> ModelFiles {
+    match &model.adapter_path {
         Some(adapter) => files.with_adapter(adapter.clone()),
         None => files,
-    })
+    }
 }
 
 async fn own_files(model: &ModelChoice) -> Result<ModelFiles, Failure> {

@@ -137,7 +137,6 @@ fn damaged_files_are_named() {
     assert!(stderr.contains("nowhere"), "{stderr}");
 }
 
-/// As mlx-lm computes it, whatever the weights' format.
 #[test]
 fn the_adapter_of_the_configuration_is_applied() {
     let folder = golden("llama-lora-4bit");
@@ -177,10 +176,12 @@ fn an_adapter_that_is_none_is_refused() {
     let setup = Setup::new()
         .set("model_name", golden("llama-lora-4bit").as_str())
         .set("adapter_path", "nothing");
-    let stderr = refused(setup, &["inspect", "--tokens", "1"]);
-    assert!(stderr.contains("nothing"), "{stderr}");
+    let (finished, _) = setup.run(&["inspect", "--tokens", "1"]);
+    assert_eq!(finished.code, Some(1), "{finished:?}");
+    assert!(finished.stderr.contains("/nothing: "), "{finished:?}");
 }
 
+/// As mlx-lm computes it, whatever the weights' format.
 #[test]
 fn logits_and_greedy_tokens_are_mlx_lms() {
     for name in [

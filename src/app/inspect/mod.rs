@@ -11,7 +11,7 @@ use std::path::Path;
 
 use serde_json::{Map, Value, json};
 
-use super::host::{is_bundled, model_files, named};
+use super::host::{adapted, is_bundled, model_files, named};
 use super::{Failure, cli, load_config, print, print_exactly};
 use crate::chat::{Arguments, ChatTemplate, Message, ToolCall, WholeReply};
 use crate::config::{ModelChoice, ModelName};
@@ -89,7 +89,7 @@ fn applies(config: &Path, choice: &ModelChoice, options: &cli::Inspect) -> bool 
 async fn files(choice: &ModelChoice) -> Result<ModelFiles, Failure> {
     match &choice.model_name {
         ModelName::Folder(folder) if folder.is_dir() && !is_bundled(choice) => {
-            Ok(ModelFiles::Folder(folder.clone()))
+            Ok(adapted(ModelFiles::Folder(folder.clone()), choice))
         }
         _ => model_files(choice).await,
     }
