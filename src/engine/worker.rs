@@ -9,7 +9,7 @@ use std::sync::mpsc;
 use std::time::Instant;
 
 use tokio::sync::mpsc::UnboundedSender;
-use tracing::{Span, debug, info, warn};
+use tracing::{Span, debug, info, trace, warn};
 
 use super::generation::Generation;
 use super::preamble_store::PreambleStore;
@@ -25,6 +25,14 @@ pub(super) struct Job {
     pub(super) events: UnboundedSender<Event>,
     pub(super) submitted: Instant,
     pub(super) span: Span,
+}
+
+/// A step on its way.
+struct Flight {
+    step: Box<dyn Step>,
+    /// When it was set off: where steps are evaluated in the background, the
+    /// one before may have been under way still.
+    began: Instant,
 }
 
 /// The model and what generating with it takes.
@@ -256,10 +264,10 @@ impl<'a> Worker<'a> {
             let Some(ahead) = self.launch(&parts, true) else {
                 return;
             };
-            self.land(&*step, &parts);
+            self.land(&step, &parts);
             step = ahead;
         }
-        self.land(&*step, &parts);
+        self.land(&step, &parts);
     }
 
     /// Whether every token that is on its way may stand where it comes. In a
@@ -270,9 +278,9 @@ impl<'a> Worker<'a> {
 
     /// Sets off a step: `parts`, or the token drawn last for each of them. On
     /// an error all of them have failed.
-    fn launch(&mut self, parts: &[Part], drawn: bool) -> Option<Box<dyn Step>> {
+    fn launch(&mut self, parts: &[Part], drawn: bool) -> Option<Flight> {
         match self.submit(parts, drawn) {
-            Ok(step) => Some(step),
+            Ok(flight) => Some(flight),
             Err(error) => {
                 self.fail(parts, &error.into());
                 None
@@ -280,7 +288,7 @@ impl<'a> Worker<'a> {
         }
     }
 
-    fn submit(&mut self, parts: &[Part], drawn: bool) -> Result<Box<dyn Step>, ModelError> {
+    fn submit(&mut self, parts: &[Part], drawn: bool) -> Result<Flight, ModelError> {
         let mut inputs = Vec::with_capacity(parts.len());
         for part in parts {
             let generation = self.generations.get_mut(&part.request);
@@ -296,19 +304,28 @@ impl<'a> Worker<'a> {
                 draw: generation.filter(|_| part.draws).map(Generation::draw),
             });
         }
+        let began = Instant::now();
         let step = self.model.submit(&inputs)?;
         if inputs.iter().all(|input| input.draw.is_none()) {
             // One step of prompts at a time: a cancelled request must not
             // leave a queue of them behind, nor a long one the memory of all.
             step.wait()?;
         }
-        Ok(step)
+        Ok(Flight { step, began })
     }
 
     /// Reads a step's tokens and hands them on.
-    fn land(&mut self, step: &dyn Step, parts: &[Part]) {
+    fn land(&mut self, flight: &Flight, parts: &[Part]) {
         let drawing = || parts.iter().filter(|part| part.draws);
-        let tokens = match step.tokens() {
+        let read = flight.step.tokens();
+        trace!(
+            sequences = parts.len(),
+            tokens = parts.iter().map(|part| part.range.len()).sum::<usize>(),
+            draws = drawing().count(),
+            ms = flight.began.elapsed().as_secs_f64() * 1e3,
+            "step"
+        );
+        let tokens = match read {
             Ok(tokens) if tokens.len() == drawing().count() => tokens,
             Ok(_) => {
                 let error = EngineError::Model("the model drew no token".to_owned());
@@ -322,7 +339,7 @@ impl<'a> Worker<'a> {
                 continue;
             };
             let settled = match token {
-                Some(token) => generation.settle(token, &mut self.sampler, || step.row(row)),
+                Some(token) => generation.settle(token, &mut self.sampler, || flight.step.row(row)),
                 None => Err(EngineError::Model(
                     "the model's logits are not numbers".to_owned(),
                 )),
