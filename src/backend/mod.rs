@@ -16,6 +16,8 @@ pub mod mlx;
 mod sampler;
 mod weights;
 
+use std::ops::Range;
+
 pub use activation::Activation;
 pub use sampler::{Draw, Sampler};
 pub use weights::{Dtype, ExpertBiases, ExpertWeights, MatrixWeights, RawKv, RawTensor};
@@ -142,6 +144,32 @@ pub struct Span<'a, K> {
     pub kv: &'a mut K,
 }
 
+/// One sequence's part of a step, for an operation that carries something of
+/// a fixed size from one row to the next: the next `tokens` rows of the flat
+/// batch, and what the rows before them have left.
+pub struct StateSpan<'a, T> {
+    /// How many rows of the batch are this sequence's.
+    pub tokens: usize,
+    /// `None` before the first row. It is replaced, never written to: a copy
+    /// of the handle stays what it is.
+    pub state: &'a mut Option<T>,
+}
+
+/// What decides how much the heads of [`Backend::gated_delta`] forget and
+/// learn with each token.
+pub struct DeltaGates<'a, T> {
+    /// `[T, value_heads]`: `exp(-exp(a_log) * softplus(a + dt_bias))` is what
+    /// is left of a head's state.
+    pub a: &'a T,
+    /// `[T, value_heads]`: its sigmoid is how much of the new value is taken
+    /// in.
+    pub b: &'a T,
+    /// `[value_heads]`.
+    pub a_log: &'a T,
+    /// `[value_heads]`.
+    pub dt_bias: &'a T,
+}
+
 /// What a row of attention sees and how.
 #[derive(Debug, Clone, Copy)]
 pub struct AttentionSettings<'a, T> {
@@ -254,6 +282,9 @@ pub trait Backend: 'static {
     /// `[T, heads * head_dim]` seen as `[T, heads, head_dim]`.
     fn split_heads(&self, x: &Self::Tensor, heads: usize) -> Result<Self::Tensor, BackendError>;
 
+    /// `[T, heads, head_dim]` seen as `[T, heads * head_dim]`.
+    fn merge_heads(&self, x: &Self::Tensor) -> Result<Self::Tensor, BackendError>;
+
     /// The angles of tokens at `positions` (one a row of the batch) for the
     /// inverse frequencies `inv_freq` (half of the rotated dimensions), and
     /// what the rotated dimensions of each row are multiplied by.
@@ -307,6 +338,43 @@ pub trait Backend: 'static {
         spans: &mut [Span<'_, Self::Kv>],
         settings: &AttentionSettings<'_, Self::Tensor>,
     ) -> Result<Self::Tensor, BackendError>;
+
+    /// A causal convolution along each sequence, every channel by itself:
+    /// output `t` is `sum_j weight[c, j] * x[t - K + 1 + j, c]`, `weight`
+    /// `[channels, K]`, where rows before a sequence's first are zero; then
+    /// through SiLU, if `silu`. `x` is `[T, channels]`, as is the result. What
+    /// a sequence carries on are its last `K - 1` rows of `x`,
+    /// `[K - 1, channels]`. The spans' tokens add up to `T`.
+    fn causal_conv(
+        &self,
+        x: &Self::Tensor,
+        weight: &Self::Tensor,
+        silu: bool,
+        spans: &mut [StateSpan<'_, Self::Tensor>],
+    ) -> Result<Self::Tensor, BackendError>;
+
+    /// The gated delta rule (Yang et al. 2024,
+    /// <https://arxiv.org/abs/2412.06464>). Each head of values has a state
+    /// `S` `[value_dim, key_dim]`, zero at first, and each token does
+    /// `S = g S`, then `S = S + beta (v - S k) k^T`, and says `S q`, with `g`
+    /// and `beta` as `gates` says. `q` and `k` are `[T, key_heads, key_dim]`,
+    /// `v` and the result `[T, value_heads, value_dim]`; value heads share key
+    /// heads in equal groups. States `[value_heads, value_dim, key_dim]` are
+    /// kept and computed in f32. The spans' tokens add up to `T`.
+    fn gated_delta(
+        &self,
+        q: &Self::Tensor,
+        k: &Self::Tensor,
+        v: &Self::Tensor,
+        gates: &DeltaGates<'_, Self::Tensor>,
+        spans: &mut [StateSpan<'_, Self::Tensor>],
+    ) -> Result<Self::Tensor, BackendError>;
+
+    /// Columns `range` of `x` `[T, n]`.
+    fn columns(&self, x: &Self::Tensor, range: Range<usize>) -> Result<Self::Tensor, BackendError>;
+
+    /// `a * b`, of one shape.
+    fn multiply(&self, a: &Self::Tensor, b: &Self::Tensor) -> Result<Self::Tensor, BackendError>;
 
     /// `a + b`, of one shape, or `b` a row that is added to every row of `a`.
     /// The sum is of `a`'s type.

@@ -293,6 +293,16 @@ impl<B: Backend> Model for Decoder<B> {
         Ok(self.begin(len, kv))
     }
 
+    fn snapshot(&mut self, sequence: SequenceId) -> Result<(), ModelError> {
+        match self.sequences.contains_key(&sequence) {
+            true => Ok(()),
+            false => Err(ModelError::Input(format!(
+                "there is no sequence {}",
+                sequence.0
+            ))),
+        }
+    }
+
     fn export(&self, sequence: SequenceId, layer: usize, len: usize) -> Result<RawKv, ModelError> {
         let refused = |reason: String| Err(ModelError::Input(reason));
         let Some(found) = self.sequences.get(&sequence) else {
@@ -426,6 +436,7 @@ pub(super) fn info<B: Backend>(
         vocabulary_size: config.vocabulary_size,
         context_length: config.context_length,
         kv_bytes_per_token: kv.bytes_per_token(),
+        state_bytes: 0,
         kv,
         overlaps: B::OVERLAPS,
     }

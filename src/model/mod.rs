@@ -38,11 +38,22 @@ pub trait Model {
 
     /// Begins a sequence with a copy of the first `len` tokens' KV cache of
     /// another, which is left as it is. No token was drawn for the new one.
+    /// Where [`ModelInfo::state_bytes`] is not 0, `len` has to be all of the
+    /// sequence's tokens or as many as it had at a [`Self::snapshot`].
     ///
     /// # Errors
-    /// If there is no such sequence, it has fewer tokens, or the backend
-    /// cannot give the copy room.
+    /// If there is no such sequence, it has fewer tokens or no snapshot there,
+    /// or the backend cannot give the copy room.
     fn fork(&mut self, sequence: SequenceId, len: usize) -> Result<SequenceId, ModelError>;
+
+    /// Makes it possible to fork a sequence where it is now, though it goes
+    /// on: keeps a copy of what it carries beside its KV cache, and does
+    /// nothing where [`ModelInfo::state_bytes`] is 0. A fork has the
+    /// snapshots of the part that it is a copy of.
+    ///
+    /// # Errors
+    /// If there is no such sequence.
+    fn snapshot(&mut self, sequence: SequenceId) -> Result<(), ModelError>;
 
     /// A copy of the first `len` tokens' KV cache of a sequence, that of one
     /// layer. `len` is at least 1.
@@ -180,6 +191,10 @@ pub struct ModelInfo {
     pub context_length: usize,
     /// Bytes of KV cache a token takes.
     pub kv_bytes_per_token: usize,
+    /// Bytes of what a sequence carries beside its KV cache, however long it
+    /// is, and of what each of its snapshots keeps. 0 where all of it is in
+    /// the KV cache: then it can be forked anywhere.
+    pub state_bytes: usize,
     /// What the KV cache is made of.
     pub kv: KvLayout,
     /// Whether steps are evaluated in the background.

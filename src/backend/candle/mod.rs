@@ -8,17 +8,19 @@ mod experts;
 mod packed;
 mod product;
 mod sampling;
+mod states;
 mod weights;
 
 use std::cell::RefCell;
+use std::ops::Range;
 
 use candle_core::{CpuStorage, DType, Device, Storage, Tensor};
 use candle_nn::ops;
 use half::{bf16, f16};
 
 use super::{
-    Activation, AttentionSettings, Backend, BackendError, Draw, Dtype, ExpertWeights,
-    MatrixWeights, MemoryUse, RawKv, RawTensor, Span, TokenSource,
+    Activation, AttentionSettings, Backend, BackendError, DeltaGates, Draw, Dtype, ExpertWeights,
+    MatrixWeights, MemoryUse, RawKv, RawTensor, Span, StateSpan, TokenSource,
 };
 use attention::Kv;
 use experts::Experts;
@@ -218,6 +220,10 @@ impl Backend for Candle {
         split().map_err(failed("split_heads"))
     }
 
+    fn merge_heads(&self, x: &Tensor) -> Result<Tensor, BackendError> {
+        x.flatten_from(1).map_err(failed("merge_heads"))
+    }
+
     fn rotation(
         &self,
         positions: &[u32],
@@ -303,6 +309,35 @@ impl Backend for Candle {
         settings: &AttentionSettings<'_, Tensor>,
     ) -> Result<Tensor, BackendError> {
         attention::ragged(q, k, v, spans, settings).map_err(failed("attention"))
+    }
+
+    fn causal_conv(
+        &self,
+        x: &Tensor,
+        weight: &Tensor,
+        silu: bool,
+        spans: &mut [StateSpan<'_, Tensor>],
+    ) -> Result<Tensor, BackendError> {
+        states::causal_conv(x, weight, silu, spans).map_err(failed("causal_conv"))
+    }
+
+    fn gated_delta(
+        &self,
+        q: &Tensor,
+        k: &Tensor,
+        v: &Tensor,
+        gates: &DeltaGates<'_, Tensor>,
+        spans: &mut [StateSpan<'_, Tensor>],
+    ) -> Result<Tensor, BackendError> {
+        states::gated_delta(q, k, v, gates, spans).map_err(failed("gated_delta"))
+    }
+
+    fn columns(&self, x: &Tensor, range: Range<usize>) -> Result<Tensor, BackendError> {
+        states::columns(x, range).map_err(failed("columns"))
+    }
+
+    fn multiply(&self, a: &Tensor, b: &Tensor) -> Result<Tensor, BackendError> {
+        a.mul(b).map_err(failed("multiply"))
     }
 
     fn add(&self, a: &Tensor, b: &Tensor) -> Result<Tensor, BackendError> {

@@ -16,8 +16,11 @@ mod attention;
 mod experts;
 mod memory;
 mod sampling;
+mod states;
 mod sys;
 mod weights;
+
+use std::ops::Range;
 
 use mlx_rs::error::Exception;
 use mlx_rs::ops::indexing::{TryIndexOp, take_axis};
@@ -25,8 +28,8 @@ use mlx_rs::transforms::{async_eval, eval};
 use mlx_rs::{Array, Device, DeviceType, fast, ops};
 
 use super::{
-    Activation, AttentionSettings, Backend, BackendError, Draw, Dtype, ExpertWeights,
-    MatrixWeights, MemoryUse, RawKv, RawTensor, Span, TokenSource,
+    Activation, AttentionSettings, Backend, BackendError, DeltaGates, Draw, Dtype, ExpertWeights,
+    MatrixWeights, MemoryUse, RawKv, RawTensor, Span, StateSpan, TokenSource,
 };
 use activation::Activations;
 use array::{element_type, from_raw, length, to_raw};
@@ -155,6 +158,11 @@ impl Backend for Mlx {
             .map_err(failed("split_heads"))
     }
 
+    fn merge_heads(&self, x: &Array) -> Result<Array, BackendError> {
+        x.reshape(&[x.dim(0), x.dim(1) * x.dim(2)])
+            .map_err(failed("merge_heads"))
+    }
+
     fn rotation(
         &self,
         positions: &[u32],
@@ -247,6 +255,35 @@ impl Backend for Mlx {
         settings: &AttentionSettings<'_, Array>,
     ) -> Result<Array, BackendError> {
         attention::ragged(q, k, v, spans, settings, &self.memory)
+    }
+
+    fn causal_conv(
+        &self,
+        x: &Array,
+        weight: &Array,
+        silu: bool,
+        spans: &mut [StateSpan<'_, Array>],
+    ) -> Result<Array, BackendError> {
+        states::causal_conv(x, weight, silu, spans).map_err(failed("causal_conv"))
+    }
+
+    fn gated_delta(
+        &self,
+        q: &Array,
+        k: &Array,
+        v: &Array,
+        gates: &DeltaGates<'_, Array>,
+        spans: &mut [StateSpan<'_, Array>],
+    ) -> Result<Array, BackendError> {
+        states::gated_delta(q, k, v, gates, spans).map_err(failed("gated_delta"))
+    }
+
+    fn columns(&self, x: &Array, range: Range<usize>) -> Result<Array, BackendError> {
+        states::columns(x, range).map_err(failed("columns"))
+    }
+
+    fn multiply(&self, a: &Array, b: &Array) -> Result<Array, BackendError> {
+        a.multiply(b).map_err(failed("multiply"))
     }
 
     fn add(&self, a: &Array, b: &Array) -> Result<Array, BackendError> {

@@ -242,6 +242,9 @@ impl Model for Slow {
     fn fork(&mut self, sequence: SequenceId, len: usize) -> Result<SequenceId, ModelError> {
         self.0.fork(sequence, len)
     }
+    fn snapshot(&mut self, sequence: SequenceId) -> Result<(), ModelError> {
+        self.0.snapshot(sequence)
+    }
     fn export(&self, sequence: SequenceId, layer: usize, len: usize) -> Result<RawKv, ModelError> {
         std::thread::sleep(Self::EXPORT);
         self.0.export(sequence, layer, len)

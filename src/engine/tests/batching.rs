@@ -103,6 +103,9 @@ impl Model for Stepped {
     fn fork(&mut self, sequence: SequenceId, len: usize) -> Result<SequenceId, ModelError> {
         self.inner.fork(sequence, len)
     }
+    fn snapshot(&mut self, sequence: SequenceId) -> Result<(), ModelError> {
+        self.inner.snapshot(sequence)
+    }
     fn export(&self, sequence: SequenceId, layer: usize, len: usize) -> Result<RawKv, ModelError> {
         self.inner.export(sequence, layer, len)
     }
