@@ -6,143 +6,15 @@
 //! Memory is counted in tokens, for each takes the same.
 
 mod admission;
+mod plan;
 
 use std::collections::VecDeque;
-use std::ops::Range;
+
+pub(super) use plan::{
+    Action, Arrival, Limits, Origin, Part, Plan, Prefill, Refused, RequestId, Room, Slot,
+};
 
 use super::prefix_cache::PrefixCache;
-
-/// A request's name within the engine.
-pub(super) type RequestId = u64;
-
-/// A sequence's name within the engine: the scheduler gives it out, the
-/// worker knows the model's handle for it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Slot(u64);
-
-/// What the scheduler goes by.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Limits {
-    /// The most requests running at once; at least 1.
-    pub(super) max_batch: usize,
-    /// The most tokens of all sequences, running and parked. A running one
-    /// counts with the most it may come to.
-    pub(super) kv_tokens: usize,
-    /// The most tokens parked.
-    pub(super) cache_tokens: usize,
-    pub(super) prefill: Prefill,
-}
-
-/// The most prompt tokens of a step; at least 1 each.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Prefill {
-    /// While nobody decodes.
-    pub(super) alone: usize,
-    /// While others decode and wait for the whole step.
-    pub(super) beside_decoding: usize,
-}
-
-impl Default for Prefill {
-    fn default() -> Self {
-        Self {
-            // Enough to use the hardware, few enough that a cancelled request
-            // stops soon.
-            alone: 512,
-            // A step may take a few times as long as without a prompt, but
-            // not as long as a full one; and a product with 128 rows already
-            // reads each weight once for all of them: more gains little.
-            beside_decoding: 128,
-        }
-    }
-}
-
-/// A request as the scheduler sees it.
-#[derive(Debug)]
-pub(super) struct Arrival {
-    pub(super) id: RequestId,
-    /// At least one token.
-    pub(super) prompt: Vec<u32>,
-    /// The most tokens to generate; at least one.
-    pub(super) max_tokens: usize,
-    /// Whether its sequence is pinned once it is parked.
-    pub(super) pin: bool,
-}
-
-impl Arrival {
-    /// The most tokens its sequence may come to.
-    fn worst_case(&self) -> usize {
-        self.prompt.len().saturating_add(self.max_tokens)
-    }
-}
-
-/// What is to be done, in this order: the refusals said, the actions carried
-/// out one after the other, the parts evaluated in one step.
-#[derive(Debug, Default, PartialEq, Eq)]
-pub(super) struct Plan {
-    pub(super) refused: Vec<Refused>,
-    pub(super) actions: Vec<Action>,
-    /// Empty when there is nothing to evaluate; then nobody is waiting.
-    pub(super) parts: Vec<Part>,
-}
-
-/// A request that can never run.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Refused {
-    pub(super) request: RequestId,
-    /// The most tokens its sequence may come to.
-    pub(super) needed: usize,
-    /// How many there is room for when nothing else runs.
-    pub(super) limit: usize,
-}
-
-/// Something done with the model's sequences.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Action {
-    /// A request begins: `slot` is its sequence, and `cached` tokens of its
-    /// prompt are there already.
-    Begin {
-        request: RequestId,
-        slot: Slot,
-        from: Origin,
-        cached: usize,
-    },
-    /// A sequence nobody needs any more.
-    Close(Slot),
-}
-
-/// Where a request's sequence comes from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Origin {
-    /// It is opened, empty.
-    Fresh,
-    /// It is there: a parked sequence goes on.
-    Parked,
-    /// It is a copy of the cached tokens of another, which stays as it is.
-    Fork(Slot),
-}
-
-/// One sequence's part of a step.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Part {
-    pub(super) request: RequestId,
-    pub(super) slot: Slot,
-    /// Which of its ids, see [`Scheduler::ids`].
-    pub(super) range: Range<usize>,
-    /// Whether a token is drawn after the last of them. Then the worker says
-    /// [`Scheduler::push`], and if nothing comes after it [`Scheduler::end`].
-    pub(super) draws: bool,
-}
-
-/// How the room for tokens is used: `running + parked + free = total`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Room {
-    pub(super) total: usize,
-    /// Reserved by the running requests, each for its worst case.
-    pub(super) running: usize,
-    /// Taken by parked sequences.
-    pub(super) parked: usize,
-    pub(super) free: usize,
-}
 
 /// The requests and the parked sequences.
 ///
