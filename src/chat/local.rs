@@ -126,6 +126,7 @@ impl LocalModel {
             sampling: self.settings.sampling(),
             calls: prompt.calls,
             pin,
+            boundaries: Vec::new(),
         });
         let events = stream::unfold(events, async |mut events| {
             let event = events.next().await?;

@@ -99,6 +99,11 @@ pub struct Request {
     /// Whether the prompt is one that many others will begin like: it stays
     /// in the prefix cache until another such request has ended.
     pub pin: bool,
+    /// How many of the prompt's tokens other prompts are likely to begin with
+    /// before they part from it: up to the end of the preamble, of the last
+    /// message. Of use only where [`ModelInfo::state_bytes`] is not 0, and only
+    /// a few are used; in any order, and what cannot be is ignored.
+    pub boundaries: Vec<usize>,
 }
 
 /// What binds a request's tool calls.

@@ -3,18 +3,21 @@
 //!
 //! Decides and does nothing: a [`Plan`] is plain values, the worker carries
 //! it out. Knows nothing of tensors, text, clocks or of how tokens are drawn.
-//! Memory is counted in tokens, for each takes the same.
+//! Memory is counted in tokens, for each takes the same; a model's states, in
+//! as many tokens as take as much.
 
 mod admission;
+mod marks;
 mod plan;
 
 use std::collections::VecDeque;
 
 pub(super) use plan::{
-    Action, Arrival, Limits, Origin, Part, Plan, Prefill, Refused, RequestId, Room, Slot,
+    Action, Arrival, Limits, Origin, Part, Plan, Prefill, Refused, RequestId, Room, Slot, States,
 };
 
-use super::prefix_cache::PrefixCache;
+use super::prefix_cache::{self, PrefixCache};
+use marks::Marks;
 
 /// The requests and the parked sequences.
 ///
@@ -46,6 +49,8 @@ struct Running {
     /// more than `ids` while a step runs ahead.
     evaluated: usize,
     pin: bool,
+    /// None where there are no states.
+    marks: Marks,
 }
 
 impl Running {
@@ -53,8 +58,14 @@ impl Running {
         self.evaluated < self.prompt_len
     }
 
-    fn reserved(&self) -> usize {
+    /// The most tokens its sequence may come to.
+    fn worst_case(&self) -> usize {
         self.prompt_len.saturating_add(self.max_tokens)
+    }
+
+    /// What is kept free for it, in tokens.
+    fn reserved(&self, state_tokens: usize) -> usize {
+        prefix_cache::cost(self.worst_case(), self.marks.count(), state_tokens)
     }
 }
 
@@ -64,7 +75,7 @@ impl Scheduler {
             limits,
             waiting: VecDeque::new(),
             running: Vec::new(),
-            cache: PrefixCache::new(limits.cache_tokens),
+            cache: PrefixCache::with_states(limits.cache_tokens, limits.state_tokens()),
             next_slot: 0,
             actions: Vec::new(),
         }
@@ -79,6 +90,7 @@ impl Scheduler {
     /// What to do next. Whatever was drawn in the step before must have been
     /// said.
     pub(super) fn plan(&mut self) -> Plan {
+        self.take_snapshots();
         let refused = self.admit();
         let parts = self.step();
         debug_assert!(!parts.is_empty() || self.waiting.is_empty());
@@ -90,7 +102,7 @@ impl Scheduler {
     }
 
     /// Every decoding sequence's one token, and of the prompts, in the order
-    /// they began, what fits.
+    /// they began, what fits and comes before their next marks.
     fn step(&mut self) -> Vec<Part> {
         let decoding = self.running.iter().any(|running| !running.prefilling());
         let mut prefill = match decoding {
@@ -100,7 +112,9 @@ impl Scheduler {
         let mut parts = Vec::with_capacity(self.running.len());
         for running in &mut self.running {
             let start = running.evaluated;
-            let left = running.ids.len() - start;
+            let end = running.marks.next().unwrap_or(running.ids.len());
+            debug_assert!(start < end || start == running.ids.len());
+            let left = end - start;
             let count = match running.prefilling() {
                 true => left.min(prefill),
                 false => left,
@@ -140,8 +154,13 @@ impl Scheduler {
         let all_go_on = self
             .running
             .iter()
-            .all(|running| running.ids.len() + 1 < running.reserved());
-        let ahead = !self.running.is_empty() && all_draw && nobody_begins && all_go_on;
+            .all(|running| running.ids.len() + 1 < running.worst_case());
+        // Whoever waits for the end of a prompt is gone, but it is a mark yet.
+        let no_marks = self
+            .running
+            .iter()
+            .all(|running| running.marks.next().is_none());
+        let ahead = !self.running.is_empty() && all_draw && nobody_begins && all_go_on && no_marks;
         if ahead {
             self.running
                 .iter_mut()
@@ -170,7 +189,7 @@ impl Scheduler {
     /// Whether a running request has generated all it may.
     pub(super) fn at_limit(&self, request: RequestId) -> bool {
         self.find(request)
-            .is_none_or(|running| running.ids.len() >= running.reserved())
+            .is_none_or(|running| running.ids.len() >= running.worst_case())
     }
 
     /// A request is over or nobody wants it any more. If it was running, its
@@ -182,7 +201,8 @@ impl Scheduler {
         };
         debug_assert!(running.evaluated <= running.ids.len());
         running.ids.truncate(running.evaluated);
-        let closed = self.cache.insert(running.slot, running.ids, running.pin);
+        let (slot, marks) = (running.slot, running.marks.taken());
+        let closed = self.cache.park(slot, running.ids, marks, running.pin);
         self.actions.extend(closed.into_iter().map(Action::Close));
     }
 
@@ -203,12 +223,16 @@ impl Scheduler {
     /// Whether a parked sequence of these ids would be of use, and there is
     /// room for it as things are.
     pub(super) fn can_adopt(&self, ids: &[u32]) -> bool {
-        let there = self.cache.longest(ids).map_or(0, |hit| hit.len);
+        let there = match self.limits.states {
+            None => self.cache.longest(ids),
+            Some(_) => self.cache.longest_marked(ids, usize::MAX).hit,
+        };
+        let cost = prefix_cache::cost(ids.len(), 0, self.limits.state_tokens());
         // What is to be closed still takes its room.
         self.actions.is_empty()
-            && there < ids.len()
-            && self.cache.used() + ids.len() <= self.limits.cache_tokens
-            && ids.len() <= self.room().free
+            && there.map_or(0, |hit| hit.len) < ids.len()
+            && self.cache.used() + cost <= self.limits.cache_tokens
+            && cost <= self.room().free
     }
 
     /// Parks a sequence that comes from elsewhere. [`Self::can_adopt`] must
@@ -222,15 +246,28 @@ impl Scheduler {
     }
 
     /// The most tokens a sequence may have when nothing else runs: what is
-    /// pinned stays beside it.
+    /// pinned stays beside it, and so does its own state.
     pub(super) fn most_tokens(&self) -> usize {
-        self.limits.kv_tokens.saturating_sub(self.cache.pinned())
+        let beside = self.cache.pinned() + self.limits.state_tokens();
+        self.limits.kv_tokens.saturating_sub(beside)
+    }
+
+    /// The most tokens that are generated after a prompt, if it fits. They
+    /// leave some room for snapshots.
+    pub(super) fn most_generated(&self, prompt_len: usize) -> usize {
+        let left = self.most_tokens().saturating_sub(prompt_len);
+        let snapshots = self.limits.state_tokens().saturating_mul(2);
+        left - snapshots.min(left / 2)
     }
 
     /// How the room is used.
     pub(super) fn room(&self) -> Room {
         let total = self.limits.kv_tokens;
-        let running = self.running.iter().map(Running::reserved).sum();
+        let running = self
+            .running
+            .iter()
+            .map(|running| running.reserved(self.limits.state_tokens()))
+            .sum();
         let parked = self.cache.used();
         Room {
             total,

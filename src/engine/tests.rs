@@ -53,6 +53,7 @@ fn request(text: &str, max_tokens: usize) -> Request {
         sampling: GREEDY,
         calls: None,
         pin: false,
+        boundaries: Vec::new(),
     }
 }
 

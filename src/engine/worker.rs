@@ -15,7 +15,7 @@ use tracing::{Span, debug, info, warn};
 use super::generation::Generation;
 use super::preamble_store::PreambleStore;
 use super::scheduler::{
-    Action, Arrival, Limits, Origin, Part, Prefill, Refused, RequestId, Scheduler, Slot,
+    Action, Arrival, Limits, Origin, Part, Prefill, Refused, RequestId, Scheduler, Slot, States,
 };
 use super::{EngineError, Event, FinishReason, Request, Settings};
 use crate::model::{Model, ModelError, Sampler, SequenceId, Tokenizer};
@@ -65,17 +65,20 @@ impl<'a> Worker<'a> {
         settings: &'a Settings,
         context_length: usize,
     ) -> Self {
-        let token = model.info().kv_bytes_per_token.max(1);
+        let token = bytes_per_token(&*model);
+        let state = model.info().state_bytes;
         let limits = Limits {
             max_batch: settings.max_batch.max(1),
             kv_tokens: settings.kv_bytes.map_or(usize::MAX, |bytes| bytes / token),
             cache_tokens: settings.prefix_cache_bytes / token,
             prefill: Prefill::default(),
+            states: (state > 0).then(|| States::new(state.div_ceil(token))),
         };
         info!(
             kv_bytes_per_token = token,
             kv_tokens = settings.kv_bytes.map(|_| limits.kv_tokens),
             prefix_cache_tokens = limits.cache_tokens,
+            state_bytes = (state > 0).then_some(state),
             "room for keys and values"
         );
         Self {
@@ -87,10 +90,7 @@ impl<'a> Worker<'a> {
             next_request: 0,
             sequences: BTreeMap::new(),
             sampler: Sampler::default(),
-            preambles: settings
-                .preambles
-                .as_ref()
-                .and_then(|folder| PreambleStore::open(folder, model.info().kv)),
+            preambles: preambles(&*model, settings),
             model,
         }
     }
@@ -104,8 +104,9 @@ impl<'a> Worker<'a> {
             for refused in plan.refused {
                 self.refuse(refused);
             }
+            let mut without = Vec::new();
             for action in plan.actions {
-                self.act(action);
+                self.act(action, &mut without);
             }
             self.step(plan.parts, queue);
         }
@@ -126,6 +127,7 @@ impl<'a> Worker<'a> {
         let fault = self.fault(&prompt);
         let max_tokens = job.request.max_tokens.max(1);
         let pin = job.request.pin;
+        let boundaries = std::mem::take(&mut job.request.boundaries);
         let generation = Generation::new(job, prompt.len(), self.tokenizer);
         if let Some(error) = fault {
             return generation.fail(error);
@@ -137,12 +139,14 @@ impl<'a> Worker<'a> {
             self.restore(&prompt);
         }
         // An answer ends where the context does, or the memory.
-        let room = self.context_length.min(self.scheduler.most_tokens());
+        let context = self.context_length.saturating_sub(prompt.len());
+        let room = context.min(self.scheduler.most_generated(prompt.len()));
         self.scheduler.submit(Arrival {
             id,
-            max_tokens: max_tokens.min(room.saturating_sub(prompt.len())).max(1),
+            max_tokens: max_tokens.min(room).max(1),
             prompt,
             pin,
+            boundaries,
         });
     }
 
@@ -191,7 +195,9 @@ impl<'a> Worker<'a> {
         }
     }
 
-    fn act(&mut self, action: Action) {
+    /// Carries out one of a plan's actions. `without` are the sequences of
+    /// which this plan's snapshots came to nothing, and where those were to be.
+    fn act(&mut self, action: Action, without: &mut Vec<(Slot, usize)>) {
         match action {
             Action::Begin {
                 request,
@@ -206,6 +212,25 @@ impl<'a> Worker<'a> {
                     self.scheduler.spoil(request, slot);
                     if let Some(generation) = self.generations.remove(&request) {
                         generation.fail(error);
+                    }
+                }
+                // The copy of one without a snapshot there has none either.
+                if let Origin::Fork(original) = from
+                    && without.contains(&(original, cached))
+                {
+                    without.push((slot, cached));
+                    self.scheduler.unmark(slot, cached);
+                }
+            }
+            Action::Snapshot { request, slot, len } => {
+                // Where there is no sequence, its request has failed already.
+                if let Some(&sequence) = self.sequences.get(&slot)
+                    && let Err(error) = self.model.snapshot(sequence)
+                {
+                    without.push((slot, len));
+                    self.scheduler.spoil(request, slot);
+                    if let Some(generation) = self.generations.remove(&request) {
+                        generation.fail(error.into());
                     }
                 }
             }
@@ -275,7 +300,7 @@ impl<'a> Worker<'a> {
 
     fn log_memory(&self) {
         let room = self.scheduler.room();
-        let token = self.model.info().kv_bytes_per_token;
+        let token = bytes_per_token(&*self.model);
         debug!(
             running_bytes = room.running.saturating_mul(token),
             parked_bytes = room.parked * token,
@@ -290,4 +315,25 @@ impl<'a> Worker<'a> {
             );
         }
     }
+}
+
+/// What memory is counted in; a model need not have keys and values.
+fn bytes_per_token(model: &dyn Model) -> usize {
+    model.info().kv_bytes_per_token.max(1)
+}
+
+/// The store of preambles, if there is to be one. It keeps keys and values and
+/// nothing else.
+fn preambles(model: &dyn Model, settings: &Settings) -> Option<PreambleStore> {
+    let folder = settings.preambles.as_ref()?;
+    let info = model.info();
+    if info.state_bytes > 0 {
+        warn!(
+            family = ?info.family,
+            "this model carries more than keys and values, which prefix_cache_dir does not keep; \
+             its preamble will not survive a restart"
+        );
+        return None;
+    }
+    PreambleStore::open(folder, info.kv)
 }

@@ -187,6 +187,7 @@ impl Bench<'_> {
             sampling: GREEDY,
             calls: None,
             pin: false,
+            boundaries: Vec::new(),
         });
         async move {
             loop {

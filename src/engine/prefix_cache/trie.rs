@@ -48,6 +48,38 @@ impl<H: Copy> Node<H> {
         node.handle
     }
 
+    /// Every entry that begins with one id of `ids` or more, and how many.
+    pub(super) fn sharing(&self, ids: &[u32]) -> Vec<(H, usize)> {
+        let mut found = Vec::new();
+        let (mut node, mut len) = (self, 0);
+        while let Some(child) = ids.get(len).and_then(|id| node.children.get(id)) {
+            if len > 0 {
+                let aside = node.children.iter().filter(|(id, _)| **id != ids[len]);
+                aside.for_each(|(_, child)| child.all(len, &mut found));
+            }
+            let common = common_prefix(&child.edge, &ids[len..]);
+            len += common;
+            if common < child.edge.len() {
+                child.all(len, &mut found);
+                return found;
+            }
+            found.extend(child.handle.map(|handle| (handle, len)));
+            node = child;
+        }
+        if len > 0 {
+            let below = node.children.values();
+            below.for_each(|child| child.all(len, &mut found));
+        }
+        found
+    }
+
+    /// Adds the entries here and further down, each with `common`.
+    fn all(&self, common: usize, found: &mut Vec<(H, usize)>) {
+        found.extend(self.handle.map(|handle| (handle, common)));
+        let below = self.children.values();
+        below.for_each(|child| child.all(common, found));
+    }
+
     /// The entries whose ids are a prefix of `ids` or all of them.
     pub(super) fn ends_along(&self, ids: &[u32]) -> Vec<H> {
         let mut ends = Vec::new();

@@ -6,11 +6,13 @@
 //! shares more with it than is there already, so it waits for that one
 //! evaluation alone.
 
+use super::marks::Marks;
 use super::{Action, Arrival, Origin, Refused, Running, Scheduler, Slot};
-use crate::engine::prefix_cache::{Hit, common_prefix};
+use crate::engine::prefix_cache::{Hit, common_prefix, cost};
 
 /// What a request can begin from, the best there is.
-enum Source {
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Source {
     /// Nothing of its prompt is there.
     Nothing,
     /// A parked sequence.
@@ -19,6 +21,20 @@ enum Source {
     Running(Slot, usize),
     /// More of its prompt will be there soon.
     Coming,
+}
+
+/// How a request can begin.
+pub(super) struct Start {
+    pub(super) source: Source,
+    pub(super) marks: Marks,
+}
+
+/// A request's sequence as it begins.
+struct Begun {
+    slot: Slot,
+    from: Origin,
+    cached: usize,
+    marks: Marks,
 }
 
 impl Scheduler {
@@ -34,23 +50,29 @@ impl Scheduler {
                 refused.push(never);
                 continue;
             }
-            let source = self.source(&self.waiting[next].prompt);
-            if matches!(source, Source::Coming) {
+            let start = self.start(next);
+            if matches!(start.source, Source::Coming) {
                 next += 1;
                 continue;
             }
             let worst_case = self.waiting[next].worst_case();
-            let Some((slot, from, cached)) = self.make_room(source, worst_case) else {
+            let Some(begun) = self.make_room(start, worst_case) else {
                 break;
             };
             if let Some(arrival) = self.waiting.remove(next) {
-                self.begin(arrival, slot, from, cached);
+                self.begin(arrival, begun);
             }
         }
         refused
     }
 
-    fn begin(&mut self, arrival: Arrival, slot: Slot, from: Origin, cached: usize) {
+    fn begin(&mut self, arrival: Arrival, begun: Begun) {
+        let Begun {
+            slot,
+            from,
+            cached,
+            marks,
+        } = begun;
         self.actions.push(Action::Begin {
             request: arrival.id,
             slot,
@@ -65,7 +87,10 @@ impl Scheduler {
             max_tokens: arrival.max_tokens,
             evaluated: cached,
             pin: arrival.pin,
+            marks,
         });
+        // It may begin at a mark of its own.
+        self.take_snapshots();
     }
 
     fn never_fits(&self, arrival: &Arrival) -> Option<Refused> {
@@ -76,6 +101,17 @@ impl Scheduler {
             needed,
             limit,
         })
+    }
+
+    /// How one of those waiting can begin.
+    fn start(&mut self, which: usize) -> Start {
+        match self.limits.states {
+            None => Start {
+                source: self.source(&self.waiting[which].prompt),
+                marks: Marks::default(),
+            },
+            Some(states) => self.start_at_mark(which, states),
+        }
     }
 
     fn source(&self, prompt: &[u32]) -> Source {
@@ -103,23 +139,31 @@ impl Scheduler {
     }
 
     /// Finds room for a request that may come to `worst_case` tokens, by
-    /// evicting if it must: its sequence, where that comes from, and how many
-    /// tokens it has. `None` if there is no room until others end.
-    fn make_room(&mut self, source: Source, worst_case: usize) -> Option<(Slot, Origin, usize)> {
+    /// evicting if it must, and its sequence. `None` if there is no room until
+    /// others end. Its marks may be fewer: they are worth no waiting.
+    fn make_room(&mut self, start: Start, worst_case: usize) -> Option<Begun> {
+        let Start { source, mut marks } = start;
         let (keep, taken) = match source {
-            Source::Parked(hit) if hit.can_take => (Some(hit.handle), hit.len),
+            Source::Parked(hit) if hit.can_take => (Some(hit.handle), self.cache.cost(hit.handle)),
             Source::Parked(hit) => (Some(hit.handle), 0),
             _ => (None, 0),
         };
-        if !self.evict_for(worst_case - taken, keep) {
+        let afresh = marks.of_none();
+        if !self.evict_for_marked(worst_case, taken, &mut marks, keep) {
             // A source may be in the way of what is made from it. While
             // others run, theirs is the room to wait for.
-            if !self.running.is_empty() || !self.evict_for(worst_case, None) {
+            marks = afresh;
+            if !self.running.is_empty() || !self.evict_for_marked(worst_case, 0, &mut marks, None) {
                 return None;
             }
-            return Some((self.new_slot(), Origin::Fresh, 0));
+            return Some(Begun {
+                slot: self.new_slot(),
+                from: Origin::Fresh,
+                cached: 0,
+                marks,
+            });
         }
-        Some(match source {
+        let (slot, from, cached) = match source {
             Source::Parked(hit) if hit.can_take => {
                 self.cache.take(hit.handle);
                 (hit.handle, Origin::Parked, hit.len)
@@ -130,12 +174,36 @@ impl Scheduler {
             }
             Source::Running(from, len) => (self.new_slot(), Origin::Fork(from), len),
             Source::Nothing | Source::Coming => (self.new_slot(), Origin::Fresh, 0),
+        };
+        Some(Begun {
+            slot,
+            from,
+            cached,
+            marks,
         })
+    }
+
+    /// Evicts until a sequence fits that may come to `worst_case` tokens and
+    /// of which `taken` are there: with its marks or, where that would not do,
+    /// without those that it wants.
+    fn evict_for_marked(
+        &mut self,
+        worst_case: usize,
+        taken: usize,
+        marks: &mut Marks,
+        keep: Option<Slot>,
+    ) -> bool {
+        let state_tokens = self.limits.state_tokens();
+        let needed = |marks: &Marks| cost(worst_case, marks.count(), state_tokens) - taken;
+        if self.evict_for(needed(marks), keep) {
+            return true;
+        }
+        marks.want_none() && self.evict_for(needed(marks), keep)
     }
 
     /// Evicts until `tokens` more fit, the least recently used first and
     /// `keep` never. If that would not do, evicts nothing and is false.
-    fn evict_for(&mut self, tokens: usize, keep: Option<Slot>) -> bool {
+    pub(super) fn evict_for(&mut self, tokens: usize, keep: Option<Slot>) -> bool {
         let free = self.room().free;
         if tokens > free.saturating_add(self.cache.evictable(keep)) {
             return false;

@@ -21,6 +21,45 @@ pub(in crate::engine) struct Limits {
     /// The most tokens parked.
     pub(in crate::engine) cache_tokens: usize,
     pub(in crate::engine) prefill: Prefill,
+    /// What sequences carry beside keys and values; `None` where they carry
+    /// nothing and can be forked anywhere.
+    pub(in crate::engine) states: Option<States>,
+}
+
+impl Limits {
+    /// What a state takes, in tokens.
+    pub(super) fn state_tokens(&self) -> usize {
+        self.states.map_or(0, |states| states.tokens)
+    }
+}
+
+/// What there is to know of sequences with a state: one can be forked at its
+/// end, and where a snapshot of it was taken.
+#[derive(Debug, Clone, Copy)]
+pub(in crate::engine) struct States {
+    /// What a state takes, that of a sequence and each that a snapshot keeps:
+    /// as much as so many tokens. At least 1.
+    pub(in crate::engine) tokens: usize,
+    /// The most snapshots of a sequence.
+    pub(in crate::engine) most: usize,
+    /// How many tokens a snapshot has to save whoever forks there, or it is
+    /// not taken. At least 1.
+    pub(in crate::engine) worth: usize,
+}
+
+impl States {
+    /// Of states that take as much as so many tokens.
+    pub(in crate::engine) fn new(tokens: usize) -> Self {
+        Self {
+            tokens: tokens.max(1),
+            // A preamble's end, and a turn's each for as many turns as a
+            // conversation mostly has; a few hundred MB of the largest models'.
+            most: 8,
+            // A snapshot cuts a prompt's step in two, and a step of one token
+            // takes about as long as one of this many.
+            worth: 16,
+        }
+    }
 }
 
 /// The most prompt tokens of a step; at least 1 each.
@@ -56,6 +95,9 @@ pub(in crate::engine) struct Arrival {
     pub(in crate::engine) max_tokens: usize,
     /// Whether its sequence is pinned once it is parked.
     pub(in crate::engine) pin: bool,
+    /// How many tokens of its prompt others are expected to have in common
+    /// with it. Those that cannot be are ignored.
+    pub(in crate::engine) boundaries: Vec<usize>,
 }
 
 impl Arrival {
@@ -96,6 +138,12 @@ pub(in crate::engine) enum Action {
         from: Origin,
         cached: usize,
     },
+    /// A snapshot of a request's sequence as it is now, with `len` tokens.
+    Snapshot {
+        request: RequestId,
+        slot: Slot,
+        len: usize,
+    },
     /// A sequence nobody needs any more.
     Close(Slot),
 }
@@ -127,7 +175,8 @@ pub(in crate::engine) struct Part {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::engine) struct Room {
     pub(in crate::engine) total: usize,
-    /// Reserved by the running requests, each for its worst case.
+    /// Reserved by the running requests, each for its worst case and for its
+    /// snapshots.
     pub(in crate::engine) running: usize,
     /// Taken by parked sequences.
     pub(in crate::engine) parked: usize,

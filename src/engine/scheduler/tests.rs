@@ -79,6 +79,7 @@ impl World {
             prompt: prompt.to_vec(),
             max_tokens,
             pin,
+            boundaries: Vec::new(),
         });
         id
     }
@@ -123,6 +124,7 @@ impl World {
 
     fn act(&mut self, action: Action) {
         match action {
+            Action::Snapshot { .. } => unreachable!("there are no states"),
             Action::Close(slot) => {
                 self.sequences.remove(&slot).unwrap();
                 let in_use = self.asked.values().any(|asked| asked.slot == Some(slot));
@@ -301,6 +303,7 @@ fn random_limits(dice: &mut StdRng) -> Limits {
             alone: dice.random_range(3..12),
             beside_decoding: dice.random_range(1..4),
         },
+        states: None,
     }
 }
 

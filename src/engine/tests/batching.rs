@@ -38,6 +38,7 @@ pub(super) fn asks(prompt: &[u32], max_tokens: usize) -> Request {
         sampling: GREEDY,
         calls: None,
         pin: false,
+        boundaries: Vec::new(),
     }
 }
 

@@ -77,6 +77,7 @@ async fn draw(overlaps: bool, calls: Option<Calls>) -> Vec<bool> {
                 },
                 calls: calls.clone(),
                 pin: false,
+                boundaries: Vec::new(),
             }));
         }
     }
@@ -113,6 +114,7 @@ async fn a_grammar_changes_nothing_where_the_model_needs_none() {
                 sampling: GREEDY,
                 calls,
                 pin: false,
+                boundaries: Vec::new(),
             };
             let (free, _) = finish(engine.submit(greedy(None))).await;
             let (bound, _) = finish(engine.submit(greedy(Some(calls())))).await;

@@ -10,6 +10,7 @@ const LIMITS: Limits = Limits {
         alone: 512,
         beside_decoding: 128,
     },
+    states: None,
 };
 
 /// Never the end.
