@@ -85,6 +85,26 @@ struct Coming {
     add_to: Option<usize>,
 }
 
+/// How many times what a request would evaluate in vain it may evaluate once
+/// more, so that others evaluate nothing in vain.
+const MOST_BACK: usize = 4;
+
+/// How many of a full sequence's marks, the first ones, a prompt that shares
+/// `common` tokens with it keeps when it begins further up to make room. Marks
+/// near the end come and go; those before are the further apart the further
+/// from it, so that a history is evaluated again the seldomer the longer it is.
+fn worth_keeping(marks: &[usize], common: usize) -> usize {
+    let mut keep = marks.len().saturating_sub(2);
+    while keep > 0 {
+        let before = if keep > 1 { marks[keep - 2] } else { 0 };
+        if marks[keep - 1] - before >= common - marks[keep - 1] {
+            break;
+        }
+        keep -= 1;
+    }
+    keep
+}
+
 impl Scheduler {
     /// Plans the snapshots of those that have come to a mark.
     pub(super) fn take_snapshots(&mut self) {
@@ -120,9 +140,9 @@ impl Scheduler {
         if lost >= states.worth && best.marks.len() == most {
             // It may take no snapshot where it leaves the others, and so would
             // the next one and the next. It begins further up, which makes
-            // room for some, unless that costs more than it does anyway.
-            let back = self.best(before_last, most / 2);
-            if best.len - back.len <= lost {
+            // room for some, unless that costs too much for one request.
+            let back = self.best(before_last, worth_keeping(&best.marks, best.common));
+            if best.len - back.len <= MOST_BACK * lost {
                 best = back;
             }
         }
@@ -228,10 +248,12 @@ impl Scheduler {
         let to_park = self.limits.cache_tokens.saturating_sub(pinned + prompt_len);
         // The sequence would not be parked with more: one state is its own.
         let most = most.min((to_park / states.tokens).saturating_sub(1));
-        let boundaries = arrival.boundaries.iter().copied();
-        let mut boundaries: Vec<usize> = boundaries
-            .filter(|boundary| (best.len..prompt_len).contains(boundary))
-            .collect();
+        let apart = |position: usize, other: &usize| other.abs_diff(position) >= states.worth;
+        let mut boundaries = arrival.boundaries.clone();
+        boundaries.retain(|&boundary| {
+            let mut others = best.marks.iter().chain(&[0]);
+            (best.len..prompt_len).contains(&boundary) && others.all(|other| apart(boundary, other))
+        });
         boundaries.sort_unstable();
         let first = boundaries.first().copied();
         let leaves = (best.common >= best.len + states.worth).then_some(best.common);
@@ -241,8 +263,7 @@ impl Scheduler {
             if best.marks.len() + wanted.len() >= most {
                 break;
             }
-            let mut others = best.marks.iter().chain(&wanted).chain(&[0]);
-            if others.all(|other| other.abs_diff(position) >= states.worth) {
+            if wanted.iter().all(|other| apart(position, other)) {
                 wanted.push(position);
             }
         }

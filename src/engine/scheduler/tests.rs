@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used)]
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
@@ -11,6 +11,7 @@ use super::*;
 use crate::engine::prefix_cache::common_prefix;
 
 mod cases;
+mod states;
 
 /// A request as the world sees it.
 struct Asked {
@@ -34,6 +35,13 @@ struct World {
     scheduler: Scheduler,
     limits: Limits,
     sequences: BTreeMap<Slot, Vec<u32>>,
+    /// Where there are snapshots of them.
+    snapshots: BTreeMap<Slot, BTreeSet<usize>>,
+    /// Those closed with the next plan, for a snapshot came to nothing.
+    spoilt: BTreeSet<Slot>,
+    /// How many snapshots were asked for. Every so many-th fails.
+    asked_snapshots: usize,
+    fails: Option<usize>,
     asked: BTreeMap<RequestId, Asked>,
     next_request: RequestId,
     round: usize,
@@ -52,6 +60,10 @@ impl World {
             scheduler: Scheduler::new(limits),
             limits,
             sequences: BTreeMap::new(),
+            snapshots: BTreeMap::new(),
+            spoilt: BTreeSet::new(),
+            asked_snapshots: 0,
+            fails: None,
             asked: BTreeMap::new(),
             next_request: 0,
             round: 0,
@@ -64,6 +76,17 @@ impl World {
     }
 
     fn submit(&mut self, prompt: &[u32], max_tokens: usize, pin: bool) -> RequestId {
+        self.submit_parting(prompt, max_tokens, pin, &[])
+    }
+
+    /// A request whose caller says where prompts part.
+    fn submit_parting(
+        &mut self,
+        prompt: &[u32],
+        max_tokens: usize,
+        pin: bool,
+        boundaries: &[usize],
+    ) -> RequestId {
         let id = self.next_request;
         self.next_request += 1;
         let asked = Asked {
@@ -79,7 +102,7 @@ impl World {
             prompt: prompt.to_vec(),
             max_tokens,
             pin,
-            boundaries: Vec::new(),
+            boundaries: boundaries.to_vec(),
         });
         id
     }
@@ -90,6 +113,7 @@ impl World {
         if can {
             let slot = self.scheduler.adopt(ids.to_vec());
             assert!(self.sequences.insert(slot, ids.to_vec()).is_none());
+            self.snapshots.insert(slot, BTreeSet::new());
         }
         can
     }
@@ -103,15 +127,21 @@ impl World {
             assert!(asked.slot.is_none());
             assert_eq!(refused.needed, asked.worst_case());
             assert!(refused.needed > refused.limit);
-            assert!(refused.limit + self.limits.cache_tokens >= self.limits.kv_tokens);
+            let beside = self.limits.cache_tokens + self.limits.state_tokens();
+            assert!(refused.limit + beside >= self.limits.kv_tokens);
             self.refused += 1;
         }
+        let mut without = Vec::new();
         for action in plan.actions {
-            self.act(action);
+            self.act(action, &mut without);
         }
         self.check_room();
-        self.check_parts(&plan.parts);
-        for part in &plan.parts {
+        let mut parts = plan.parts;
+        parts.retain(|part| self.asked.contains_key(&part.request));
+        if without.is_empty() {
+            self.check_parts(&parts);
+        }
+        for part in &parts {
             let asked = &self.asked[&part.request];
             self.prefilled +=
                 part.range.end.min(asked.prompt_len) - part.range.start.min(asked.prompt_len);
@@ -119,14 +149,19 @@ impl World {
             assert_eq!(self.scheduler.ids(part), ids);
             self.sequences.get_mut(&part.slot).unwrap().extend(ids);
         }
-        plan.parts
+        parts
     }
 
-    fn act(&mut self, action: Action) {
+    fn act(&mut self, action: Action, without: &mut Vec<(Slot, usize)>) {
         match action {
-            Action::Snapshot { .. } => unreachable!("there are no states"),
+            Action::Snapshot { request, slot, len } => {
+                assert!(self.limits.states.is_some());
+                self.snapshot(request, slot, len, without);
+            }
             Action::Close(slot) => {
                 self.sequences.remove(&slot).unwrap();
+                self.snapshots.remove(&slot).unwrap();
+                self.spoilt.remove(&slot);
                 let in_use = self.asked.values().any(|asked| asked.slot == Some(slot));
                 assert!(!in_use, "a running request's sequence is closed");
             }
@@ -137,11 +172,13 @@ impl World {
                 cached,
             } => {
                 let asked = &self.asked[&request];
+                let mut snapshots = BTreeSet::new();
                 let prompt = &asked.ids[..asked.prompt_len];
                 assert!(cached < prompt.len(), "nothing is left to evaluate");
                 // Whoever runs has this much of it or will have; it is not
                 // evaluated a second time meanwhile.
-                for other in self.asked.values().filter(|other| other.slot.is_some()) {
+                let others = self.asked.values().filter(|other| other.slot.is_some());
+                for other in others.filter(|_| self.limits.states.is_none()) {
                     let common = common_prefix(&other.ids[..other.prompt_len], prompt);
                     assert!(cached >= common.min(prompt.len() - 1));
                 }
@@ -154,19 +191,33 @@ impl World {
                         assert_eq!(self.sequences[&slot], prompt[..cached]);
                         let taken = self.asked.values().any(|asked| asked.slot == Some(slot));
                         assert!(!taken, "two requests have one sequence");
+                        snapshots = self.snapshots[&slot].clone();
                     }
                     Origin::Fork(original) => {
                         let copy = self.sequences[&original][..cached].to_vec();
                         assert_eq!(copy, prompt[..cached]);
                         assert!(cached > 0);
+                        snapshots = self.snapshots[&original].clone();
+                        assert!(
+                            self.limits.states.is_none()
+                                || snapshots.contains(&cached)
+                                || self.sequences[&original].len() == cached,
+                            "a fork where there is no snapshot"
+                        );
+                        snapshots.retain(|len| *len <= cached);
                         assert!(self.sequences.insert(slot, copy).is_none());
+                        if without.contains(&(original, cached)) {
+                            without.push((slot, cached));
+                            self.scheduler.unmark(slot, cached);
+                        }
                     }
                 }
+                self.snapshots.insert(slot, snapshots);
                 self.cached += cached;
                 self.asked.get_mut(&request).unwrap().slot = Some(slot);
             }
         }
-        let held: usize = self.sequences.values().map(Vec::len).sum();
+        let held: usize = self.sequences.keys().map(|slot| self.held(*slot)).sum();
         assert!(held <= self.limits.kv_tokens, "{held} tokens are held");
     }
 
@@ -175,16 +226,30 @@ impl World {
         let room = self.scheduler.room();
         assert_eq!(room.total, self.limits.kv_tokens);
         assert_eq!(room.running + room.parked + room.free, room.total);
-        assert_eq!(
-            room.running,
-            running().map(Asked::worst_case).sum::<usize>()
-        );
-        let parked = self.sequences.iter();
-        let parked = parked.filter(|(slot, _)| running().all(|asked| asked.slot != Some(**slot)));
-        let parked: usize = parked.map(|(_, ids)| ids.len()).sum();
+        let least: usize = running().map(|asked| self.least(asked)).sum();
+        let most = self.limits.states.map_or(0, |states| states.most);
+        let most = running().count() * most * self.limits.state_tokens();
+        assert!((least..=least + most).contains(&room.running));
+        let parked = self.sequences.keys();
+        let parked = parked.filter(|slot| !self.spoilt.contains(slot));
+        let parked = parked.filter(|slot| running().all(|asked| asked.slot != Some(**slot)));
+        let parked: usize = parked.map(|slot| self.held(*slot)).sum();
         assert_eq!(room.parked, parked);
         assert!(parked <= self.limits.cache_tokens);
         assert!(running().count() <= self.limits.max_batch);
+    }
+
+    /// What a sequence takes.
+    fn held(&self, slot: Slot) -> usize {
+        let states = 1 + self.snapshots[&slot].len();
+        self.sequences[&slot].len() + states * self.limits.state_tokens()
+    }
+
+    /// What a running request has to reserve at least: snapshots may be to
+    /// come.
+    fn least(&self, asked: &Asked) -> usize {
+        let snapshots = asked.slot.map_or(0, |slot| self.snapshots[&slot].len());
+        asked.worst_case() + (1 + snapshots) * self.limits.state_tokens()
     }
 
     fn check_parts(&self, parts: &[Part]) {

@@ -2,7 +2,7 @@
 
 use super::*;
 
-const LIMITS: Limits = Limits {
+pub(super) const LIMITS: Limits = Limits {
     max_batch: 16,
     kv_tokens: 10_000,
     cache_tokens: 5_000,
@@ -14,11 +14,11 @@ const LIMITS: Limits = Limits {
 };
 
 /// Never the end.
-const GO_ON: u32 = 3;
+pub(super) const GO_ON: u32 = 3;
 
 impl World {
     /// Runs until everybody has ended.
-    fn finish(&mut self) {
+    pub(super) fn finish(&mut self) {
         while !self.asked.is_empty() {
             let parts = self.plan();
             self.draw(&parts, || GO_ON, END);
@@ -31,7 +31,7 @@ impl World {
     }
 }
 
-fn prompt(shared: usize, own: &[u32]) -> Vec<u32> {
+pub(super) fn prompt(shared: usize, own: &[u32]) -> Vec<u32> {
     [&vec![0; shared], own].concat()
 }
 
