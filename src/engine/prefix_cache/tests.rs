@@ -7,6 +7,8 @@ use rand::{Rng, SeedableRng};
 
 use super::*;
 
+mod marks;
+
 /// What the cache holds, as a list.
 #[derive(Clone)]
 struct Parked {
