@@ -13,6 +13,7 @@ mod calls;
 mod not_numbers;
 mod restart;
 mod seeds;
+mod states;
 
 const GREEDY: Sampling = Sampling {
     temperature: 0.0,

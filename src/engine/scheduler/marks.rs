@@ -192,14 +192,21 @@ impl Scheduler {
             common: parked.common,
         };
         let mut copied = None;
+        // Of two that have as much of it, one with a snapshot there.
+        let mut marked = true;
         for running in &self.running {
             let common = common_prefix(&running.ids, ids);
             best.common = best.common.max(common);
-            let there = deepest(&running.marks.taken, running.evaluated, common, most);
-            if let Some(there) = there.filter(|there| *there > best.len) {
+            let taken = &running.marks.taken[..];
+            let Some(there) = deepest(taken, running.evaluated, common, most) else {
+                continue;
+            };
+            let is_marked = taken.contains(&there);
+            if (there, is_marked) > (best.len, marked) {
                 best.len = there;
                 best.source = Source::Running(running.slot, there);
-                copied = Some(&running.marks.taken[..]);
+                marked = is_marked;
+                copied = Some(taken);
             }
         }
         let marks = match best.source {
@@ -249,14 +256,21 @@ impl Scheduler {
         // The sequence would not be parked with more: one state is its own.
         let most = most.min((to_park / states.tokens).saturating_sub(1));
         let apart = |position: usize, other: &usize| other.abs_diff(position) >= states.worth;
-        let mut boundaries = arrival.boundaries.clone();
-        boundaries.retain(|&boundary| {
+        let is_apart = |position: usize| {
             let mut others = best.marks.iter().chain(&[0]);
-            (best.len..prompt_len).contains(&boundary) && others.all(|other| apart(boundary, other))
-        });
+            others.all(|other| apart(position, other))
+        };
+        let mut boundaries = arrival.boundaries.clone();
+        boundaries
+            .retain(|&boundary| (best.len..prompt_len).contains(&boundary) && is_apart(boundary));
         boundaries.sort_unstable();
         let first = boundaries.first().copied();
-        let leaves = (best.common >= best.len + states.worth).then_some(best.common);
+        let leaves = match best.source {
+            _ if best.common >= best.len + states.worth => Some(best.common),
+            // The other goes on, and its end with it.
+            Source::Running(_, end) => Some(end).filter(|end| is_apart(*end)),
+            _ => None,
+        };
         let mut wanted: Vec<usize> = Vec::new();
         let positions = leaves.into_iter().chain(first);
         for position in positions.chain(boundaries.into_iter().rev()) {

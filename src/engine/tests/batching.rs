@@ -8,14 +8,14 @@ use tokio::task::{AbortHandle, JoinSet};
 use super::*;
 use crate::engine::detokenizer::Detokenizer;
 
-const SYSTEM: &str = "<|im_start|>system\nYou are a helpful assistant. You can call tools. \
+pub(super) const SYSTEM: &str = "<|im_start|>system\nYou are a helpful assistant. You can call tools. \
     Today is a day like any other, and the weather is not known.<|im_end|>\n";
 
-fn load_on(backend: BackendChoice) -> Result<Box<dyn Model>, ModelError> {
+pub(super) fn load_on(backend: BackendChoice) -> Result<Box<dyn Model>, ModelError> {
     crate::model::load(&crate::demo::files(), backend, &())
 }
 
-fn load_candle() -> Result<Box<dyn Model>, ModelError> {
+pub(super) fn load_candle() -> Result<Box<dyn Model>, ModelError> {
     load_on(BackendChoice::Candle)
 }
 
@@ -134,23 +134,23 @@ impl Model for Stepped {
 }
 
 pub(super) struct Steps {
-    about_to: events::UnboundedReceiver<()>,
-    leave: mpsc::Sender<bool>,
+    pub(super) about_to: events::UnboundedReceiver<()>,
+    pub(super) leave: mpsc::Sender<bool>,
 }
 
 pub(super) async fn stepped(settings: Settings, overlaps: bool) -> (Engine, EngineThread, Steps) {
-    stepped_on(BackendChoice::Candle, settings, overlaps).await
+    stepped_with(load_candle, settings, overlaps).await
 }
 
-async fn stepped_on(
-    backend: BackendChoice,
+pub(super) async fn stepped_with(
+    load: impl FnOnce() -> Result<Box<dyn Model>, ModelError> + Send + 'static,
     settings: Settings,
     overlaps: bool,
 ) -> (Engine, EngineThread, Steps) {
     let (said, about_to) = events::unbounded_channel();
     let (leave, wait) = mpsc::channel();
     let load = move || {
-        let inner = load_on(backend)?;
+        let inner = load()?;
         let info = ModelInfo {
             overlaps,
             ..inner.info().clone()
@@ -167,12 +167,12 @@ async fn stepped_on(
 }
 
 /// The longest generation of the interleavings.
-const MOST: usize = 12;
+pub(super) const MOST: usize = 12;
 
 /// Prompts that share prefixes, are prefixes of one another, go on where an
 /// answer ended, or have nothing in common with the others, each with what
 /// comes after it alone. `long` makes the longest of them.
-fn pool(backend: BackendChoice, system: &str, long: usize) -> Vec<(Vec<u32>, Vec<u32>)> {
+pub(super) fn pool(backend: BackendChoice, system: &str, long: usize) -> Vec<(Vec<u32>, Vec<u32>)> {
     let mut model = load_on(backend).unwrap();
     let mut pool = Vec::new();
     let mut add = |prompt: Vec<u32>| {
@@ -209,19 +209,22 @@ async fn in_any_company_a_request_gets_what_it_gets_alone() {
             BackendChoice::Mlx => (4, "<|im_start|>system\nBe helpful.<|im_end|>\n", 35),
             _ => (20, SYSTEM, 80),
         };
-        sixteen_interleavings(backend, requests, &pool(backend, system, long)).await;
+        let pool = pool(backend, system, long);
+        let cached = sixteen_interleavings(move || load_on(backend), requests, &pool).await;
+        assert!(cached > 50 * requests, "{cached} tokens were cached");
     }
 }
 
 /// Each of `requests` requests. The tokens are the same even on MLX: what its
 /// products with other numbers of rows round differently is too little to make
-/// another token the most likely.
-async fn sixteen_interleavings(
-    backend: BackendChoice,
+/// another token the most likely. Returns how many tokens were cached.
+pub(super) async fn sixteen_interleavings(
+    load: impl Fn() -> Result<Box<dyn Model>, ModelError> + Clone + Send + 'static,
     requests: usize,
     pool: &[(Vec<u32>, Vec<u32>)],
-) {
-    let token = load_on(backend).unwrap().info().kv_bytes_per_token;
+) -> usize {
+    let info = load().unwrap().info().clone();
+    let token = info.kv_bytes_per_token;
     let (mut finished, mut cached, mut cancelled) = (0, 0, 0);
     for seed in 0..16 {
         let dice = &mut StdRng::seed_from_u64(seed);
@@ -232,7 +235,7 @@ async fn sixteen_interleavings(
             ..settings(None)
         };
         let overlaps = seed / 2 % 2 == 1;
-        let (engine, _thread, mut steps) = stepped_on(backend, settings, overlaps).await;
+        let (engine, _thread, mut steps) = stepped_with(load.clone(), settings, overlaps).await;
         let mut running: JoinSet<(usize, usize, (String, Event))> = JoinSet::new();
         let mut handles: Vec<AbortHandle> = Vec::new();
         let mut to_come = requests;
@@ -241,7 +244,11 @@ async fn sixteen_interleavings(
                 to_come -= 1;
                 let which = dice.random_range(0..pool.len());
                 let max_tokens = dice.random_range(1..=MOST);
-                let events = engine.submit(asks(&pool[which].0, max_tokens));
+                let prompt = &pool[which].0;
+                let events = engine.submit(Request {
+                    boundaries: vec![seed as usize * 3, prompt.len().saturating_sub(5)],
+                    ..asks(prompt, max_tokens)
+                });
                 let result = async move { (which, max_tokens, finish(events).await) };
                 handles.push(running.spawn(result));
                 continue;
@@ -262,7 +269,7 @@ async fn sixteen_interleavings(
                     let (reason, usage) = usage(&last);
                     let got = (text, reason, usage.generated_tokens);
                     let (prompt, tokens) = &pool[which];
-                    let what = format!("{backend:?}, seed {seed}, prompt {which}");
+                    let what = format!("{}, seed {seed}, prompt {which}", info.backend);
                     assert_eq!(got, expected(tokens, max_tokens), "{what}");
                     assert_eq!(usage.prompt_tokens, prompt.len());
                     assert_eq!(usage.cached_tokens + usage.prefilled_tokens, prompt.len());
@@ -275,7 +282,7 @@ async fn sixteen_interleavings(
     }
     assert_eq!(finished + cancelled, 16 * requests);
     assert!(cancelled > requests / 2, "{cancelled} were cancelled");
-    assert!(cached > 50 * requests, "{cached} tokens were cached");
+    cached
 }
 
 #[tokio::test]

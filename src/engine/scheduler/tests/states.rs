@@ -213,6 +213,21 @@ fn where_two_have_parted_a_third_parts_from_them_for_nothing() {
 }
 
 #[test]
+fn where_another_stands_it_is_marked_in_the_copy() {
+    let mut world = World::new(WITH);
+    world.submit(&prompt(512, &[1; 200]), 2, false);
+    let parts = world.plan();
+    assert_eq!(parts[0].range.end, 512);
+    for own in 10..13 {
+        world.submit(&prompt(512, &[own; 20]), 2, false);
+    }
+    world.finish();
+    assert_eq!(world.prefilled, 512 + 200 + 3 * 20);
+    assert_eq!(world.asked_snapshots, 1);
+    assert_eq!(world.costs(&prompt(512, &[5; 7]), 2, &[]), 7);
+}
+
+#[test]
 fn what_is_not_worth_a_snapshot_gets_none() {
     let mut world = World::new(WITH);
     assert_eq!(world.costs(&prompt(15, &[1; 30]), 3, &[15]), 45);
