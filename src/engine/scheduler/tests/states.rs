@@ -334,6 +334,47 @@ fn where_there_is_no_room_for_snapshots_requests_run_without() {
 }
 
 #[test]
+fn a_request_does_not_wait_for_the_room_of_its_snapshots() {
+    let mut world = World::new(Limits {
+        kv_tokens: 700,
+        ..WITH
+    });
+    world.submit(&[1; 40], 160, false);
+    let second = world.submit_parting(&prompt(100, &[2; 40]), 160, false, &[100]);
+    let parts = world.plan();
+    // 300 for the first, and 400 for the second, or 500 with a snapshot.
+    assert!(world.asked[&second].slot.is_some());
+    world.draw(&parts, || GO_ON, END);
+    world.finish();
+    assert_eq!(world.asked_snapshots, 0);
+}
+
+#[test]
+fn a_sequence_has_no_more_snapshots_than_it_can_be_parked_with() {
+    let mut world = World::new(Limits {
+        cache_tokens: 400,
+        ..WITH
+    });
+    let text = prompt(150, &[]);
+    assert_eq!(world.costs(&text, 3, &[30, 60, 90]), 150);
+    assert_eq!(world.scheduler.room().parked, 152 + 2 * STATES.tokens);
+    assert_eq!(world.costs(&prompt(90, &[1; 5]), 3, &[]), 65);
+}
+
+#[test]
+fn what_goes_on_needs_no_room_for_what_is_there() {
+    let mut history = prompt(150, &[]);
+    let mut world = World::new(Limits {
+        kv_tokens: 150 + 3 + 20 + 3 + 2 * STATES.tokens,
+        ..WITH
+    });
+    assert_eq!(world.costs(&history, 3, &[100]), 150);
+    history.extend([GO_ON; 3]);
+    history.extend([1; 20]);
+    assert_eq!(world.costs(&history, 3, &[]), 21);
+}
+
+#[test]
 fn a_snapshot_that_fails_takes_its_own_request_along_alone() {
     let mut world = World::new(WITH);
     world.fails = Some(1);
