@@ -34,15 +34,16 @@ pub struct Settings {
     pub end_of_sequence: Vec<u32>,
     /// The most requests worked on at once; the others wait.
     pub max_batch: usize,
-    /// The most bytes of keys and values, of requests and parked sequences
-    /// together; `None` is no limit. A prompt that takes more is refused, a
+    /// The most bytes of keys and values and of the states beside them, of
+    /// requests and parked sequences together; `None` is no limit. A prompt that takes more is refused, a
     /// request that does not fit beside the others waits.
     pub kv_bytes: Option<usize>,
-    /// The most bytes of keys and values of sequences that are parked for
-    /// prompts that begin like them; 0 parks none.
+    /// The most bytes of keys and values, and of the states beside them, of
+    /// sequences that are parked for prompts that begin like them; 0 parks
+    /// none.
     pub prefix_cache_bytes: usize,
     /// Where the pinned sequence is kept over a restart; `None` keeps it
-    /// nowhere.
+    /// nowhere, and so does a model with states.
     pub preambles: Option<PreambleFolder>,
 }
 

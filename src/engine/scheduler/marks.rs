@@ -157,6 +157,7 @@ impl Scheduler {
                 Source::Parked(hit) => Some(hit.handle),
                 _ => None,
             };
+            // Where there is no room for it, what is there has to do.
             waits = self.evict_for(states.tokens, keep);
             if waits {
                 self.running[place].marks.want(len);
