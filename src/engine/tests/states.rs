@@ -169,12 +169,12 @@ async fn in_any_company_a_request_gets_what_it_gets_alone() {
     let loads = told.clone();
     let load = move || Stateful::load(loads.clone(), 0, None);
     let pool = pool(BackendChoice::Candle, SYSTEM, 80);
-    let cached = sixteen_interleavings(load, 20, &pool).await;
+    let cached = sixteen_interleavings(load, 12, &pool).await;
     let [snapshots, forks, refused] =
         [told.snapshots, told.forks, told.refused].map(|count| count.load(Ordering::SeqCst));
     assert_eq!(refused, 0);
     let counts = format!("{snapshots} snapshots, {forks} forks, {cached} tokens cached");
-    assert!(snapshots > 100 && forks > 50 && cached > 1_000, "{counts}");
+    assert!(snapshots > 20 && forks > 50 && cached > 1_000, "{counts}");
 }
 
 #[tokio::test]

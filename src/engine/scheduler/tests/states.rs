@@ -29,7 +29,7 @@ impl World {
         self.asked_snapshots += 1;
         let fails = self
             .fails
-            .is_some_and(|nth| self.asked_snapshots % nth == 0);
+            .is_some_and(|nth| self.asked_snapshots.is_multiple_of(nth));
         if fails {
             without.push((slot, len));
             self.scheduler.spoil(request, slot);
