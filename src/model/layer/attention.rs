@@ -1,23 +1,29 @@
 //! Attention: queries, keys and values of a step, normed and rotated, each
 //! sequence's rows over its own keys and values.
 
+use super::Part;
 use crate::backend::{AttentionSettings, Backend, Span};
 use crate::model::ModelError;
-use crate::model::config::{DecoderConfig, LayerConfig, QkNorm};
+use crate::model::config::{DecoderConfig, QkNorm};
 use crate::model::linear::{Linear, Loader};
 use crate::model::rope::Rope;
+use crate::model::rows::Rows;
 
 pub(super) struct Attention<B: Backend> {
     q: Linear<B>,
     k: Linear<B>,
     v: Linear<B>,
     o: Linear<B>,
+    /// What is said is multiplied by its sigmoid.
+    gate: Option<Linear<B>>,
     /// Norms of queries and keys.
     qk_norm: Option<(B::Tensor, B::Tensor)>,
     /// `[heads]`.
     sinks: Option<B::Tensor>,
     window: Option<usize>,
     rope: Option<usize>,
+    /// Which of a sequence's keys and values are its own.
+    slot: usize,
 }
 
 /// The angles of a step by one of the ropes.
@@ -57,39 +63,48 @@ impl<B: Backend> Attention<B> {
     pub(super) fn load(
         loader: &Loader<'_, B>,
         name: &str,
-        layer: &LayerConfig,
+        (window, rope): (Option<usize>, Option<usize>),
+        slot: usize,
     ) -> Result<Self, ModelError> {
         let config = loader.config;
         let part = |part: &str| format!("{name}.{part}");
-        let hidden = config.hidden_size;
+        let (hidden, bias) = (config.hidden_size, config.attention.qkv_bias);
         let queries = config.heads * config.head_dim;
         let keys = config.kv_heads * config.head_dim;
-        let [q, k, v] = match config.attention.fused {
-            true => loader.fused(&part("qkv_proj"), [queries, keys, keys], hidden)?,
-            false => {
-                let linear = |name: &str, rows| {
-                    loader.linear(&part(name), rows, hidden, config.attention.qkv_bias)
-                };
+        let linear = |name: &str, rows| loader.linear(&part(name), rows, hidden, bias);
+        let ([q, k, v], gate) = match (config.attention.fused, config.attention.gated) {
+            (true, _) => {
+                let parts = Rows::stacked([queries, keys, keys]);
+                (loader.fused(&part("qkv_proj"), &parts, hidden, bias)?, None)
+            }
+            (false, true) => {
+                let parts = Rows::interleaved(config.heads, [config.head_dim; 2]);
+                let [q, gate] = loader.fused(&part("q_proj"), &parts, hidden, bias)?;
+                (
+                    [q, linear("k_proj", keys)?, linear("v_proj", keys)?],
+                    Some(gate),
+                )
+            }
+            (false, false) => (
                 [
                     linear("q_proj", queries)?,
                     linear("k_proj", keys)?,
                     linear("v_proj", keys)?,
-                ]
-            }
+                ],
+                None,
+            ),
         };
         let qk_norms = |q_width, k_width| {
-            let norm = |name: &str, width| loader.norm(&part(name), width);
-            Ok::<_, ModelError>(Some((
-                norm("q_norm.weight", q_width)?,
-                norm("k_norm.weight", k_width)?,
-            )))
+            let norm = |name: &str, width| loader.norm(&part(&format!("{name}.weight")), width);
+            let [q_norm, k_norm] = config.names.qk_norms;
+            Ok::<_, ModelError>(Some((norm(q_norm, q_width)?, norm(k_norm, k_width)?)))
         };
         Ok(Self {
             q,
             k,
             v,
             o: loader.linear(
-                &part("o_proj"),
+                &part(config.names.output),
                 hidden,
                 queries,
                 config.attention.output_bias,
@@ -103,8 +118,10 @@ impl<B: Backend> Attention<B> {
                 true => Some(loader.parameter(&part("sinks"), config.heads)?),
                 false => None,
             },
-            window: layer.window,
-            rope: layer.rope,
+            gate,
+            window,
+            rope,
+            slot,
         })
     }
 
@@ -114,7 +131,7 @@ impl<B: Backend> Attention<B> {
         config: &DecoderConfig,
         x: &B::Tensor,
         rotations: &[Rotations<B>],
-        spans: &mut [Span<'_, B::Kv>],
+        parts: &mut [Part<'_, B>],
     ) -> Result<B::Tensor, ModelError> {
         let mut q = self.q.forward(backend, x)?;
         let mut k = self.k.forward(backend, x)?;
@@ -141,7 +158,17 @@ impl<B: Backend> Attention<B> {
             window: self.window,
             sinks: self.sinks.as_ref(),
         };
-        let attended = backend.attention(&q, &k, &v, spans, &settings)?;
+        let mut spans: Vec<_> = parts
+            .iter_mut()
+            .map(|part| Span {
+                tokens: part.tokens,
+                kv: &mut part.carried.kv[self.slot],
+            })
+            .collect();
+        let mut attended = backend.attention(&q, &k, &v, &mut spans, &settings)?;
+        if let Some(gate) = &self.gate {
+            attended = backend.sigmoid_gate(&attended, &gate.forward(backend, x)?)?;
+        }
         self.o.forward(backend, &attended)
     }
 }

@@ -5,6 +5,7 @@ use crate::backend::{Activation, Backend};
 use crate::model::ModelError;
 use crate::model::config::{ExpertsConfig, GatedConfig, MlpConfig};
 use crate::model::linear::{Linear, Loader};
+use crate::model::rows::Rows;
 
 pub(super) enum Mlp<B: Backend> {
     Gated(Gated<B>),
@@ -35,9 +36,11 @@ impl<B: Backend> Mlp<B> {
         config: &MlpConfig,
     ) -> Result<Self, ModelError> {
         Ok(match config {
-            MlpConfig::Gated(config) => {
-                Self::Gated(Gated::load(loader, &format!("{layer}mlp"), config)?)
-            }
+            MlpConfig::Gated(config) => Self::Gated(Gated::load(
+                loader,
+                &format!("{layer}{}", loader.config.names.mlp),
+                config,
+            )?),
             MlpConfig::Experts(config) => Self::Experts(Experts::load(loader, layer, config)?),
         })
     }
@@ -57,17 +60,18 @@ impl<B: Backend> Gated<B> {
         let (hidden, width) = (loader.config.hidden_size, config.width);
         let linear =
             |name: &str, rows, columns| loader.linear(&part(name), rows, columns, config.bias);
+        let [gate, up, down] = loader.config.names.projections;
         let [gate, up] = match config.fused {
-            true => loader.fused(&part("gate_up_proj"), [width, width], hidden)?,
-            false => [
-                linear("gate_proj", width, hidden)?,
-                linear("up_proj", width, hidden)?,
-            ],
+            true => {
+                let parts = Rows::stacked([width; 2]);
+                loader.fused(&part("gate_up_proj"), &parts, hidden, config.bias)?
+            }
+            false => [linear(gate, width, hidden)?, linear(up, width, hidden)?],
         };
         Ok(Self {
             gate,
             up,
-            down: linear("down_proj", hidden, width)?,
+            down: linear(down, hidden, width)?,
             activation: config.activation,
         })
     }

@@ -1,22 +1,41 @@
-//! One layer of the decoder: attention and a gated MLP or experts, each
-//! between norms and added to the residual stream.
+//! One layer of the decoder: attention or what stands in its place, and a
+//! gated MLP or experts, each between norms and added to the residual stream.
 
 mod attention;
+mod conv;
+mod delta;
 mod mlp;
 
 use super::ModelError;
-use super::config::{DecoderConfig, LayerConfig, NormPlacement};
+use super::config::{DecoderConfig, LayerConfig, NormPlacement, OperatorConfig};
 use super::linear::Loader;
-use crate::backend::{Backend, Span};
+use super::sequence::Carried;
+use crate::backend::Backend;
 use attention::Attention;
 pub(super) use attention::Rotations;
+use conv::ShortConv;
+use delta::DeltaNet;
 use mlp::Mlp;
 
 pub(super) struct Layer<B: Backend> {
-    attention: Attention<B>,
-    attention_norms: Norms<B>,
+    operator: Operator<B>,
+    operator_norms: Norms<B>,
     mlp: Mlp<B>,
     mlp_norms: Norms<B>,
+}
+
+/// What takes a sequence's tokens together.
+enum Operator<B: Backend> {
+    Attention(Attention<B>),
+    Delta(DeltaNet<B>),
+    Conv(ShortConv<B>),
+}
+
+/// One sequence's part of a step: the next `tokens` rows of the flat batch.
+pub(super) struct Part<'a, B: Backend> {
+    pub(super) tokens: usize,
+    /// What it carries on, of all layers.
+    pub(super) carried: &'a mut Carried<B>,
 }
 
 /// The norms before a block and behind it, where the family has them.
@@ -26,59 +45,92 @@ struct Norms<B: Backend> {
 }
 
 impl<B: Backend> Layer<B> {
-    /// Loads layer `index`, which is as `layer` says.
-    pub(super) fn load(
-        loader: &Loader<'_, B>,
-        index: usize,
-        layer: &LayerConfig,
-    ) -> Result<Self, ModelError> {
+    /// Loads layer `index`.
+    pub(super) fn load(loader: &Loader<'_, B>, index: usize) -> Result<Self, ModelError> {
+        let config = loader.config;
         let name = |part: &str| format!("model.layers.{index}.{part}");
         let norms = |before: Option<&str>, after: Option<&str>| {
-            let norm = |part: &str| {
-                let name = name(&format!("{part}_layernorm.weight"));
-                loader.norm(&name, loader.config.hidden_size)
-            };
+            let norm =
+                |part: &str| loader.norm(&name(&format!("{part}.weight")), config.hidden_size);
             Ok::<_, ModelError>(Norms {
                 before: before.map(norm).transpose()?,
                 after: after.map(norm).transpose()?,
             })
         };
-        let (attention_norms, mlp_norms) = match loader.config.norms {
+        let (operator_norm, mlp_norm) = (config.names.operator_norm, config.names.mlp_norm);
+        let (behind_operator, behind_mlp) =
+            ("post_attention_layernorm", "post_feedforward_layernorm");
+        let (operator_norms, mlp_norms) = match config.norms {
             NormPlacement::Before => (
-                norms(Some("input"), None)?,
-                norms(Some("post_attention"), None)?,
+                norms(Some(operator_norm), None)?,
+                norms(Some(mlp_norm), None)?,
             ),
             NormPlacement::After => (
-                norms(None, Some("post_attention"))?,
-                norms(None, Some("post_feedforward"))?,
+                norms(None, Some(behind_operator))?,
+                norms(None, Some(behind_mlp))?,
             ),
             NormPlacement::Around => (
-                norms(Some("input"), Some("post_attention"))?,
-                norms(Some("pre_feedforward"), Some("post_feedforward"))?,
+                norms(Some(operator_norm), Some(behind_operator))?,
+                norms(Some("pre_feedforward_layernorm"), Some(behind_mlp))?,
             ),
         };
+        let layer = &config.layers[index];
         Ok(Self {
-            attention: Attention::load(loader, &name("self_attn"), layer)?,
-            attention_norms,
+            operator: Operator::load(loader, index, &name(""))?,
+            operator_norms,
             mlp: Mlp::load(loader, &name(""), &layer.mlp)?,
             mlp_norms,
         })
     }
 
-    /// `[T, hidden]` to the same; the spans' keys and values are appended.
+    /// `[T, hidden]` to the same; the sequences carry on what they are to.
     pub(super) fn forward(
         &self,
         backend: &B,
         config: &DecoderConfig,
         x: &B::Tensor,
         rotations: &[Rotations<B>],
-        spans: &mut [Span<'_, B::Kv>],
+        parts: &mut [Part<'_, B>],
     ) -> Result<B::Tensor, ModelError> {
-        let x = self.attention_norms.around(backend, config, x, |x| {
-            self.attention.forward(backend, config, x, rotations, spans)
+        let norms = &self.operator_norms;
+        let x = norms.around(backend, config, x, |x| match &self.operator {
+            Operator::Attention(attention) => {
+                attention.forward(backend, config, x, rotations, parts)
+            }
+            Operator::Delta(net) => net.forward(backend, config, x, parts),
+            Operator::Conv(conv) => conv.forward(backend, x, parts),
         })?;
         self.mlp_norms
             .around(backend, config, &x, |x| self.mlp.forward(backend, x))
+    }
+}
+
+impl<B: Backend> Operator<B> {
+    /// Loads that of layer `index`, the names of whose parts begin with
+    /// `layer`.
+    fn load(loader: &Loader<'_, B>, index: usize, layer: &str) -> Result<Self, ModelError> {
+        let attends = |operator| matches!(operator, OperatorConfig::Attention { .. });
+        let (before, rest) = loader.config.layers.split_at(index);
+        let operator = rest[0].operator;
+        // Sequences carry keys and values of layers of attention, and states
+        // of the others.
+        let alike = |layer: &&LayerConfig| attends(layer.operator) == attends(operator);
+        let slot = before.iter().filter(alike).count();
+        let name = |part: &str| format!("{layer}{part}");
+        Ok(match operator {
+            OperatorConfig::Attention { window, rope } => Self::Attention(Attention::load(
+                loader,
+                &name("self_attn"),
+                (window, rope),
+                slot,
+            )?),
+            OperatorConfig::Delta(net) => {
+                Self::Delta(DeltaNet::load(loader, &name("linear_attn"), net, slot)?)
+            }
+            OperatorConfig::Conv(conv) => {
+                Self::Conv(ShortConv::load(loader, &name("conv"), conv, slot)?)
+            }
+        })
     }
 }
 
