@@ -121,6 +121,12 @@ impl<B: Backend> Decoder<B> {
         found.ok_or_else(|| unknown(id))
     }
 
+    /// What a sequence is made of.
+    #[cfg(test)]
+    pub(super) fn parts(&self, id: SequenceId) -> (&B, &Sequence<B>) {
+        (&*self.backend, &self.sequences[&id])
+    }
+
     /// Refuses a step that cannot be evaluated, before anything is changed.
     fn check(&self, batch: &[Input<'_>]) -> Result<(), ModelError> {
         let refused = |reason: String| Err(ModelError::Input(reason));

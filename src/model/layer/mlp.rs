@@ -12,14 +12,14 @@ pub(super) enum Mlp<B: Backend> {
     Experts(Experts<B>),
 }
 
-struct Gated<B: Backend> {
+pub(super) struct Gated<B: Backend> {
     gate: Linear<B>,
     up: Linear<B>,
     down: Linear<B>,
     activation: Activation,
 }
 
-struct Experts<B: Backend> {
+pub(super) struct Experts<B: Backend> {
     router: Linear<B>,
     experts: B::Experts,
     top_k: usize,
