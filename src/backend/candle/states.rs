@@ -45,7 +45,9 @@ pub(super) fn gated_delta(
     let (rows, key_heads, key_dim) = k.dims3()?;
     let (_, heads, value_dim) = v.dims3()?;
     let per_token = [gates.a, gates.b].iter().all(|x| x.dims() == [rows, heads]);
-    let per_head = [gates.a_log, gates.dt_bias].iter().all(|x| x.dims() == [heads]);
+    let per_head = [gates.a_log, gates.dt_bias]
+        .iter()
+        .all(|x| x.dims() == [heads]);
     if q.dims() != k.dims()
         || v.dims()[0] != rows
         || key_heads == 0

@@ -285,9 +285,8 @@ impl Head<'_> {
         let whole = key_dim / S::F32_LANES;
         let mut rows = self.state[first * key_dim..][..R * key_dim].chunks_exact_mut(key_dim);
         // There are R.
-        let state: [(&mut [S::f32s], &mut [f32]); R] = std::array::from_fn(|_| {
-            S::as_mut_simd_f32s(rows.next().unwrap_or_default())
-        });
+        let state: [(&mut [S::f32s], &mut [f32]); R] =
+            std::array::from_fn(|_| S::as_mut_simd_f32s(rows.next().unwrap_or_default()));
         let outputs = self.output.chunks_exact_mut(self.v.width);
         for (token, output) in outputs.enumerate() {
             let (q, q_rest) = S::as_simd_f32s(self.q.row(token));
