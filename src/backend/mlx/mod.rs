@@ -275,7 +275,7 @@ impl Backend for Mlx {
         gates: &DeltaGates<'_, Array>,
         spans: &mut [StateSpan<'_, Array>],
     ) -> Result<Array, BackendError> {
-        states::gated_delta(q, k, v, gates, spans).map_err(failed("gated_delta"))
+        states::gated_delta(q, k, v, gates, spans, &self.memory)
     }
 
     fn columns(&self, x: &Array, range: Range<usize>) -> Result<Array, BackendError> {
