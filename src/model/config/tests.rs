@@ -7,6 +7,8 @@ use serde_json::json;
 use super::*;
 use crate::model::quantization::Quantization;
 
+mod operators;
+
 /// Qwen3-0.6B as mlx-community publishes it, 4 bits.
 fn qwen3() -> Value {
     json!({

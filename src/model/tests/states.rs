@@ -78,6 +78,7 @@ fn a_fork_at_a_snapshot_goes_on_as_the_original_did() {
             }
             assert_eq!(next(model, again, end), after_end, "{what}");
         }
+        next(model, astray, &[7]);
         let refused = model.fork(astray, 30);
         assert!(matches!(refused, Err(ModelError::Input(_))), "{what}");
     }
@@ -149,7 +150,7 @@ impl WithBackend for Held {
 }
 
 /// A fixture with its tensors changed by `edit`.
-fn edited(name: &str, edit: impl FnOnce(&mut HashMap<String, Stored>)) -> TempDir {
+pub(super) fn edited(name: &str, edit: impl FnOnce(&mut HashMap<String, Stored>)) -> TempDir {
     let (from, to) = (fixture(name), tempfile::tempdir().unwrap());
     std::fs::copy(from.join("config.json"), to.path().join("config.json")).unwrap();
     let bytes = std::fs::read(from.join("model.safetensors")).unwrap();
@@ -164,7 +165,7 @@ fn edited(name: &str, edit: impl FnOnce(&mut HashMap<String, Stored>)) -> TempDi
     to
 }
 
-fn of_folder(folder: &TempDir) -> ModelFiles {
+pub(super) fn of_folder(folder: &TempDir) -> ModelFiles {
     ModelFiles::Folder(folder.path().to_owned())
 }
 
@@ -180,7 +181,7 @@ fn halve(tensors: &mut HashMap<String, Stored>) {
     }
 }
 
-fn floats(data: &[u8]) -> impl Iterator<Item = f32> + '_ {
+pub(super) fn floats(data: &[u8]) -> impl Iterator<Item = f32> + '_ {
     data.chunks_exact(4)
         .map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]))
 }
