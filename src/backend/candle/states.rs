@@ -100,3 +100,7 @@ fn check_spans(rows: usize, shape: &[usize], spans: &[StateSpan<'_, Tensor>]) ->
 fn wide(x: &Tensor) -> Result<Tensor> {
     x.to_dtype(DType::F32)
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests;

@@ -20,6 +20,7 @@ use super::failed;
 use super::memory::Memory;
 use super::sys::depends;
 use crate::backend::{BackendError, DeltaGates, StateSpan};
+pub(super) use delta::Deltas;
 
 /// As [`crate::backend::Backend::causal_conv`] says.
 pub(super) fn causal_conv(
@@ -76,6 +77,7 @@ pub(super) fn gated_delta(
     v: &Array,
     gates: &DeltaGates<'_, Array>,
     spans: &mut [StateSpan<'_, Array>],
+    deltas: &Deltas,
     memory: &Memory,
 ) -> Result<Array, BackendError> {
     let failed = failed("gated_delta");
@@ -89,7 +91,7 @@ pub(super) fn gated_delta(
     let mut said = || {
         let wide = |x: &Array| x.as_type::<f32>();
         let (q, k, v) = (wide(q)?, wide(k)?, wide(v)?);
-        let (log_decay, beta) = delta::gates(gates)?;
+        let [log_decay, beta] = deltas.gates(gates)?;
         by_runs(spans, |run, range| {
             let rows = |x: &Array| x.try_index((range.clone(), ..));
             let step = delta::Step {
@@ -102,7 +104,7 @@ pub(super) fn gated_delta(
             let state = stacked(run, &of_state, mlx_rs::Dtype::Float32)?;
             match run[0].tokens {
                 1 => {
-                    let (said, states) = step.one_token_each(shape, &state)?;
+                    let (said, states) = step.one_token_each(shape, &state, deltas)?;
                     Ok((said, separate(&states)?))
                 }
                 _ => {

@@ -57,6 +57,7 @@ pub(super) fn gated_delta(
 ) -> Result<Tensor> {
     let (_, key_heads, key_dim) = k.dims3()?;
     let (_, heads, value_dim) = v.dims3()?;
+    let dtype = v.dtype();
     // The value heads that share a key head, as one with many rows.
     let shared = (key_heads, heads / key_heads * value_dim, key_dim);
     let separate = (heads, value_dim, key_dim);
@@ -85,7 +86,7 @@ pub(super) fn gated_delta(
         }
         *span.state = Some(state);
     }
-    Tensor::stack(&outputs, 0)?.to_dtype(q.dtype())
+    Tensor::stack(&outputs, 0)?.to_dtype(dtype)
 }
 
 /// What is left of each head's state at each token, `[T, heads]`.
