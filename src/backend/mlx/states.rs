@@ -15,7 +15,6 @@ use mlx_rs::error::Exception;
 use mlx_rs::ops::indexing::TryIndexOp;
 use mlx_rs::ops::{concatenate, conv1d, sigmoid, stack, zeros_dtype};
 
-use super::array::length;
 use super::failed;
 use super::memory::Memory;
 use super::sys::depends;
@@ -84,9 +83,11 @@ pub(super) fn gated_delta(
     let shape = delta::Shape::of(q, k, v, gates).map_err(&failed)?;
     let of_state = [shape.heads, shape.value_dim, shape.key_dim];
     check_spans(v.dim(0), &of_state, spans).map_err(&failed)?;
-    for span in spans.iter() {
-        let bytes = shape.bytes(length(span.tokens, "gated_delta")?);
-        memory.check(bytes, "gated_delta")?;
+    for span in spans.iter().filter(|span| span.tokens > 0) {
+        if span.state.is_none() {
+            memory.plan(shape.state_bytes(), "gated_delta")?;
+        }
+        memory.check(shape.step_bytes(span.tokens), "gated_delta")?;
     }
     let mut said = || {
         let wide = |x: &Array| x.as_type::<f32>();
@@ -123,10 +124,8 @@ pub(super) fn gated_delta(
 pub(super) fn columns(x: &Array, range: Range<usize>) -> Result<Array, Exception> {
     // MLX would take as many as there are.
     if range.is_empty() || range.end > x.dim(1) as usize {
-        return Err(Exception::custom(format!(
-            "columns {range:?} of {}",
-            x.dim(1)
-        )));
+        let count = x.dim(1);
+        return Err(Exception::custom(format!("columns {range:?} of {count}")));
     }
     x.try_index((.., range.start as i32..range.end as i32))
 }

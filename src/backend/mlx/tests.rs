@@ -51,7 +51,26 @@ fn what_does_not_fit_is_refused_and_the_rest_goes_on() {
     assert_eq!(error, Ok(()));
     let error = mlx.memory.check_scores([4, 100, 100], 72).unwrap_err();
     assert_eq!(error.op, "attention");
+    let heads = Array::from_slice(&[0.5f32; 64], &[1, 1, 64]);
+    let gate = Array::from_slice(&[0.0f32], &[1, 1]);
+    let of_head = Array::from_slice(&[0.0f32], &[1]);
+    let learn = |mlx: &Mlx, state: &mut Option<Array>| {
+        let gates = DeltaGates {
+            a: &gate,
+            b: &gate,
+            a_log: &of_head,
+            dt_bias: &of_head,
+        };
+        let spans = &mut [StateSpan { tokens: 1, state }];
+        mlx.gated_delta(&heads, &heads, &heads, &gates, spans)
+    };
+    // 16 kB of state.
+    let mut state = None;
+    let error = learn(&mlx, &mut state).unwrap_err();
+    assert_eq!(error.op, "gated_delta");
+    assert!(state.is_none() && error.reason.contains("do not fit"));
     mlx.memory = roomy;
+    learn(&mlx, &mut state).unwrap();
     mlx.parameter(&weights).unwrap();
     let mut other = mlx.kv(2, 64).unwrap();
     assert_eq!(attend(&mlx, &mut other).unwrap(), [1.0; 128]);

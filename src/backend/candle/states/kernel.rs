@@ -284,9 +284,11 @@ impl Head<'_> {
         let key_dim = self.k.width;
         let whole = key_dim / S::F32_LANES;
         let mut rows = self.state[first * key_dim..][..R * key_dim].chunks_exact_mut(key_dim);
-        // There are R.
-        let state: [(&mut [S::f32s], &mut [f32]); R] =
-            std::array::from_fn(|_| S::as_mut_simd_f32s(rows.next().unwrap_or_default()));
+        let state: [(&mut [S::f32s], &mut [f32]); R] = std::array::from_fn(|_| {
+            // There are R.
+            let (vectors, rest) = S::as_mut_simd_f32s(rows.next().unwrap_or_default());
+            (&mut vectors[..whole], rest)
+        });
         let outputs = self.output.chunks_exact_mut(self.v.width);
         for (token, output) in outputs.enumerate() {
             let (q, q_rest) = S::as_simd_f32s(self.q.row(token));

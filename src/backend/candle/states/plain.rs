@@ -72,14 +72,16 @@ pub(super) fn gated_delta(
         for _ in 0..span.tokens {
             let row = outputs.len();
             let of_head = |x: &Tensor| x.get(row)?.reshape((heads, 1, 1));
-            let key = k.get(row)?.unsqueeze(1)?;
+            let key = k.get(row)?;
             let query = q.get(row)?.unsqueeze(2)?;
             let value = v.get(row)?.unsqueeze(2)?;
             state = state.broadcast_mul(&of_head(&decay)?)?;
-            let known = state.reshape(shared)?.matmul(&key.transpose(1, 2)?)?;
+            let known = state.reshape(shared)?.matmul(&key.unsqueeze(2)?)?;
             let new = (value - known.reshape((heads, value_dim, 1))?)?;
             let new = new.broadcast_mul(&of_head(&beta)?)?;
-            let learned = new.reshape((key_heads, (), 1))?.matmul(&key)?;
+            let learned = new
+                .reshape((key_heads, (), 1))?
+                .matmul(&key.unsqueeze(1)?)?;
             state = (state + learned.reshape(separate)?)?;
             let said = state.reshape(shared)?.matmul(&query)?;
             outputs.push(said.reshape((heads, value_dim))?);

@@ -78,17 +78,22 @@ impl Shape {
         })
     }
 
-    /// About as many bytes as `tokens` tokens of a sequence take at once.
-    pub(super) fn bytes(self, tokens: i32) -> usize {
+    /// Bytes of a sequence's state.
+    pub(super) fn state_bytes(self) -> usize {
+        let axes = [self.heads, self.value_dim, self.key_dim];
+        let elements: usize = axes.iter().map(|&axis| axis as usize).product();
+        elements * size_of::<f32>()
+    }
+
+    /// About as many bytes as `tokens` tokens of a sequence take at once,
+    /// beside its state.
+    pub(super) fn step_bytes(self, tokens: usize) -> usize {
         let [heads, key_dim, value_dim] =
             [self.heads, self.key_dim, self.value_dim].map(|axis| axis as usize);
-        // The old state and the new; of a token queries, keys, values and what
-        // is made of them, and its rows of half a dozen chunks' squares.
-        let of_token = match tokens {
-            1 => 0,
-            _ => 4 * (key_dim + value_dim) + 6 * CHUNK as usize,
-        };
-        (2 * key_dim * value_dim + tokens as usize * of_token) * heads * size_of::<f32>()
+        // The new state; of each token, queries, keys, values and what is made
+        // of them, and its rows of half a dozen of its chunk's squares.
+        let of_token = 4 * (key_dim + value_dim) + 6 * CHUNK as usize;
+        self.state_bytes() + tokens * heads * of_token * size_of::<f32>()
     }
 }
 
