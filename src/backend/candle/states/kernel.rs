@@ -1,4 +1,8 @@
-//! Operations that carry a state, on the CPU.
+//! Operations that carry a state, on the CPU. Every element is summed in one
+//! order, however many tokens, sequences and threads there are.
+
+// Vectors of several rows are walked by their indices.
+#![allow(clippy::needless_range_loop)]
 
 use candle_core::{Device, Result, Tensor};
 use pulp::{Arch, Simd, WithSimd};
