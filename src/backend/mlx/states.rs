@@ -28,17 +28,15 @@ pub(super) fn causal_conv(
     silu: bool,
     spans: &mut [StateSpan<'_, Array>],
 ) -> Result<Array, Exception> {
-    let (&[rows, channels], &[weighed, taps]) = (x.shape(), weight.shape()) else {
-        return Err(Exception::custom(format!(
-            "{:?} and weights {:?}",
-            x.shape(),
-            weight.shape()
-        )));
+    let misfit = || {
+        let (x, weight) = (x.shape(), weight.shape());
+        Exception::custom(format!("{x:?} and weights {weight:?}"))
     };
-    if weighed != channels {
-        return Err(Exception::custom(format!(
-            "{channels} channels meet weights of {weighed}"
-        )));
+    let (&[rows, channels], &[weighed, taps]) = (x.shape(), weight.shape()) else {
+        return Err(misfit());
+    };
+    if weighed != channels || channels == 0 || taps == 0 {
+        return Err(misfit());
     }
     let carried = taps - 1;
     check_spans(rows, &[carried, channels], spans)?;

@@ -177,7 +177,7 @@ pub(super) fn gated_delta(
 
 /// What is left of each head's state at each token, and how much of the new is
 /// taken in, `[T, heads]` each.
-fn gates(gates: &DeltaGates<'_, Tensor>) -> Result<(Vec<f32>, Vec<f32>)> {
+pub(super) fn gates(gates: &DeltaGates<'_, Tensor>) -> Result<(Vec<f32>, Vec<f32>)> {
     let mut decay: Vec<f32> = wide(gates.a)?.flatten_all()?.to_vec1()?;
     let mut beta: Vec<f32> = wide(gates.b)?.flatten_all()?.to_vec1()?;
     let rates: Vec<f32> = wide(gates.a_log)?.exp()?.to_vec1()?;

@@ -92,7 +92,7 @@ pub(super) fn gated_delta(
 }
 
 /// What is left of each head's state at each token, `[T, heads]`.
-fn decay(gates: &DeltaGates<'_, Tensor>) -> Result<Tensor> {
+pub(super) fn decay(gates: &DeltaGates<'_, Tensor>) -> Result<Tensor> {
     let x = wide(gates.a)?.broadcast_add(&wide(gates.dt_bias)?)?;
     // softplus(x) = max(x, 0) + ln(1 + e), and what the sum 1 + e has lost.
     let e = x.abs()?.neg()?.exp()?;

@@ -140,6 +140,34 @@ fn both_ways_follow_the_delta_rule_alike() {
 }
 
 #[test]
+fn a_decay_of_next_to_nothing_is_not_rounded_to_none() {
+    let a: Vec<f32> = (-240..=40).map(|x| x as f32 / 10.0).collect();
+    let tensor = |x: &[f32], shape: &[usize]| Tensor::from_slice(x, shape, &Device::Cpu).unwrap();
+    for a_log in [-4.0, 0.0, 4.0] {
+        let gates = DeltaGates {
+            a: &tensor(&a, &[a.len(), 1]),
+            b: &tensor(&a, &[a.len(), 1]),
+            a_log: &tensor(&[a_log], &[1]),
+            dt_bias: &tensor(&[0.0], &[1]),
+        };
+        let plain = elements(&plain::decay(&gates).unwrap());
+        let (decay, _) = kernel::gates(&gates).unwrap();
+        for (a, decays) in a.iter().zip(plain.into_iter().zip(decay)) {
+            let softplus = f64::from(*a).exp().ln_1p();
+            let expected = (-f64::from(a_log).exp() * softplus).exp();
+            // What is rounded is multiplied by g ln g, at most 1 / e.
+            for decay in [decays.0, decays.1] {
+                let error = (f64::from(decay) - expected).abs();
+                assert!(
+                    error < 3.0 * f64::from(f32::EPSILON),
+                    "{a}: {decay} {expected}"
+                );
+            }
+        }
+    }
+}
+
+#[test]
 fn a_row_does_not_depend_on_the_pieces_nor_on_the_others_of_its_step() {
     let mut dice = StdRng::seed_from_u64(3);
     let (rows, heads, key_dim, value_dim) = (90, 4, 40, 11);

@@ -49,7 +49,7 @@ impl Shape {
             };
             let fits = q.shape() == k.shape()
                 && v.dim(0) == rows
-                && key_heads > 0
+                && ![key_heads, key_dim, heads, value_dim].contains(&0)
                 && heads % key_heads == 0
                 && [gates.a, gates.b]
                     .iter()
