@@ -30,6 +30,7 @@ macro_rules! on_every_backend {
     )*};
 }
 
+mod convolution;
 mod matrices;
 mod sampling;
 mod start;

@@ -24,7 +24,7 @@ pub(super) fn causal_conv(
 ) -> Result<Tensor> {
     let (rows, channels) = x.dims2()?;
     let (weighed, taps) = weight.dims2()?;
-    if weighed != channels || taps == 0 {
+    if weighed != channels || channels == 0 || taps == 0 {
         candle_core::bail!("weights {:?} for {channels} channels", weight.dims());
     }
     check_spans(rows, &[taps - 1, channels], spans)?;
@@ -50,7 +50,7 @@ pub(super) fn gated_delta(
         .all(|x| x.dims() == [heads]);
     if q.dims() != k.dims()
         || v.dims()[0] != rows
-        || key_heads == 0
+        || [key_heads, heads, key_dim, value_dim].contains(&0)
         || heads % key_heads != 0
         || !per_token
         || !per_head
@@ -100,3 +100,7 @@ fn check_spans(rows: usize, shape: &[usize], spans: &[StateSpan<'_, Tensor>]) ->
 fn wide(x: &Tensor) -> Result<Tensor> {
     x.to_dtype(DType::F32)
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests;

@@ -15,11 +15,11 @@ use mlx_rs::error::Exception;
 use mlx_rs::ops::indexing::TryIndexOp;
 use mlx_rs::ops::{concatenate, conv1d, sigmoid, stack, zeros_dtype};
 
-use super::array::length;
 use super::failed;
 use super::memory::Memory;
 use super::sys::depends;
 use crate::backend::{BackendError, DeltaGates, StateSpan};
+pub(super) use delta::Deltas;
 
 /// As [`crate::backend::Backend::causal_conv`] says.
 pub(super) fn causal_conv(
@@ -28,17 +28,15 @@ pub(super) fn causal_conv(
     silu: bool,
     spans: &mut [StateSpan<'_, Array>],
 ) -> Result<Array, Exception> {
-    let (&[rows, channels], &[weighed, taps]) = (x.shape(), weight.shape()) else {
-        return Err(Exception::custom(format!(
-            "{:?} and weights {:?}",
-            x.shape(),
-            weight.shape()
-        )));
+    let misfit = || {
+        let (x, weight) = (x.shape(), weight.shape());
+        Exception::custom(format!("{x:?} and weights {weight:?}"))
     };
-    if weighed != channels {
-        return Err(Exception::custom(format!(
-            "{channels} channels meet weights of {weighed}"
-        )));
+    let (&[rows, channels], &[weighed, taps]) = (x.shape(), weight.shape()) else {
+        return Err(misfit());
+    };
+    if weighed != channels || channels == 0 || taps == 0 {
+        return Err(misfit());
     }
     let carried = taps - 1;
     check_spans(rows, &[carried, channels], spans)?;
@@ -76,20 +74,23 @@ pub(super) fn gated_delta(
     v: &Array,
     gates: &DeltaGates<'_, Array>,
     spans: &mut [StateSpan<'_, Array>],
+    deltas: &Deltas,
     memory: &Memory,
 ) -> Result<Array, BackendError> {
     let failed = failed("gated_delta");
     let shape = delta::Shape::of(q, k, v, gates).map_err(&failed)?;
     let of_state = [shape.heads, shape.value_dim, shape.key_dim];
     check_spans(v.dim(0), &of_state, spans).map_err(&failed)?;
-    for span in spans.iter() {
-        let bytes = shape.bytes(length(span.tokens, "gated_delta")?);
-        memory.check(bytes, "gated_delta")?;
+    for span in spans.iter().filter(|span| span.tokens > 0) {
+        if span.state.is_none() {
+            memory.plan(shape.state_bytes(), "gated_delta")?;
+        }
+        memory.check(shape.step_bytes(span.tokens), "gated_delta")?;
     }
     let mut said = || {
         let wide = |x: &Array| x.as_type::<f32>();
         let (q, k, v) = (wide(q)?, wide(k)?, wide(v)?);
-        let (log_decay, beta) = delta::gates(gates)?;
+        let [log_decay, beta] = deltas.gates(gates)?;
         by_runs(spans, |run, range| {
             let rows = |x: &Array| x.try_index((range.clone(), ..));
             let step = delta::Step {
@@ -102,7 +103,7 @@ pub(super) fn gated_delta(
             let state = stacked(run, &of_state, mlx_rs::Dtype::Float32)?;
             match run[0].tokens {
                 1 => {
-                    let (said, states) = step.one_token_each(shape, &state)?;
+                    let (said, states) = step.one_token_each(shape, &state, deltas)?;
                     Ok((said, separate(&states)?))
                 }
                 _ => {
@@ -121,10 +122,8 @@ pub(super) fn gated_delta(
 pub(super) fn columns(x: &Array, range: Range<usize>) -> Result<Array, Exception> {
     // MLX would take as many as there are.
     if range.is_empty() || range.end > x.dim(1) as usize {
-        return Err(Exception::custom(format!(
-            "columns {range:?} of {}",
-            x.dim(1)
-        )));
+        let count = x.dim(1);
+        return Err(Exception::custom(format!("columns {range:?} of {count}")));
     }
     x.try_index((.., range.start as i32..range.end as i32))
 }

@@ -1,4 +1,4 @@
-//! Operations that carry a state along each sequence, token by token in f64.
+//! The gated delta rule against its definition, token by token in f64.
 //!
 //! The rounding of f32 is 2^-24. A token rounds each element of a state and of
 //! what is said some times, and keys that are not longer than 1 do not let
@@ -91,7 +91,7 @@ impl Tokens {
     }
 }
 
-fn short(values: &mut [f32]) {
+pub(super) fn short(values: &mut [f32]) {
     for x in values {
         *x = half::bf16::from_f32(*x).to_f32();
     }
@@ -181,7 +181,7 @@ impl Layer {
     }
 }
 
-fn spans<'a, T>(
+pub(super) fn spans<'a, T>(
     counts: impl Iterator<Item = usize>,
     states: &'a mut [Option<T>],
 ) -> Vec<StateSpan<'a, T>> {
@@ -245,26 +245,6 @@ const fn heads(key_heads: usize, heads: usize, key_dim: usize, value_dim: usize)
         key_dim,
         value_dim,
     }
-}
-
-/// A sequence's convolution: output `t` of rows `[len, channels]`.
-fn convolved(rows: &[f32], weight: &[f32], channels: usize, silu_too: bool) -> Vec<f64> {
-    let taps = weight.len() / channels;
-    let len = rows.len() / channels;
-    let mut output = Vec::new();
-    for t in 0..len {
-        for c in 0..channels {
-            let sum = (0..taps)
-                .filter(|j| t + j + 1 >= taps)
-                .map(|j| {
-                    let x = rows[(t + j + 1 - taps) * channels + c];
-                    f64::from(weight[c * taps + j]) * f64::from(x)
-                })
-                .sum();
-            output.push(if silu_too { silu(sum) } else { sum });
-        }
-    }
-    output
 }
 
 on_every_backend! {
@@ -349,8 +329,6 @@ on_every_backend! {
         let mut dice = Dice::new(25);
         let shape = heads(1, 2, 16, 16);
         let layer = Layer::of(&mut dice, shape);
-        let (channels, weight) = (6, dice.floats(6 * 4));
-        let weight = tensor(backend, &[channels, 4], &weight);
         for first in [1, 3, 80] {
             let mut run = Run::new(2, &layer);
             let [a, b] = [first, 1].map(|count| Tokens::of(&mut dice, shape, count));
@@ -365,20 +343,6 @@ on_every_backend! {
             let mut kept = kept;
             let parts = [5, 1].map(|count| Tokens::of(&mut dice, shape, count));
             kept.go_on(backend, &layer, &parts);
-
-            let mut states = [None, None];
-            let convolve = |dice: &mut Dice, states: &mut [Option<B::Tensor>], counts: [usize; 2]| {
-                let rows = counts[0] + counts[1];
-                let x = tensor(backend, &[rows, channels], &dice.floats(rows * channels));
-                let mut spans = spans(counts.into_iter(), states);
-                backend.causal_conv(&x, &weight, true, &mut spans).unwrap();
-            };
-            convolve(&mut dice, &mut states, [first, 1]);
-            let kept = states.clone().map(Option::unwrap);
-            let before = kept.each_ref().map(|state| backend.read(state).unwrap());
-            convolve(&mut dice, &mut states, [1, 1]);
-            convolve(&mut dice, &mut states, [9, 2]);
-            assert_eq!(before, kept.each_ref().map(|state| backend.read(state).unwrap()));
         }
     }
 
@@ -391,60 +355,6 @@ on_every_backend! {
             let parts = step.map(|count| Tokens::of(&mut dice, shape, count));
             run.go_on(backend, &layer, &parts);
             assert!(run.states[0].is_none());
-        }
-        let weight = tensor(backend, &[4, 3], &dice.floats(12));
-        let mut states = [None, None, None];
-        for step in [[0, 1, 0], [0, 0, 5]] {
-            let rows: usize = step.iter().sum();
-            let x = tensor(backend, &[rows, 4], &dice.floats(rows * 4));
-            let before = states[1].clone().map(|state| backend.read(&state).unwrap());
-            let mut spans = spans(step.into_iter(), &mut states);
-            backend.causal_conv(&x, &weight, true, &mut spans).unwrap();
-            assert!(states[0].is_none());
-            if let Some(before) = before {
-                assert_eq!(before, backend.read(states[1].as_ref().unwrap()).unwrap());
-            }
-        }
-    }
-
-    fn a_convolution_sees_its_own_sequence_as_far_back_as_it_has_weights(backend: &B) {
-        let mut dice = Dice::new(27);
-        for (channels, taps) in [(1, 2), (5, 3), (64, 4), (33, 4), (96, 3), (7, 1)] {
-            for silu_too in [false, true] {
-                let weight = dice.floats(channels * taps);
-                let on_device = tensor(backend, &[channels, taps], &weight);
-                let mut states = vec![None; 3];
-                let mut rows = vec![Vec::new(); 3];
-                for step in [[1, 0, 9], [1, 2, 1], [1, 1, 1], [40, 1, 0], [2, 1, 3], [1, 17, 1]] {
-                    let count: usize = step.iter().sum();
-                    let x = dice.floats(count * channels);
-                    let mut start = 0;
-                    let mut expected = Vec::new();
-                    for (rows, count) in rows.iter_mut().zip(step) {
-                        rows.extend(&x[start * channels..(start + count) * channels]);
-                        let all = convolved(rows, &weight, channels, silu_too);
-                        expected.extend(&all[all.len() - count * channels..]);
-                        start += count;
-                    }
-                    let x = tensor(backend, &[count, channels], &x);
-                    let mut spans = spans(step.into_iter(), &mut states);
-                    let got = backend.causal_conv(&x, &on_device, silu_too, &mut spans).unwrap();
-                    let what = format!("{channels} {taps} {silu_too} {step:?}");
-                    assert_close(&backend.read(&got).unwrap(), &expected, &what);
-                    for (state, rows) in states.iter().zip(&rows) {
-                        let Some(state) = state else {
-                            assert!(rows.is_empty() || taps == 1, "{what}");
-                            continue;
-                        };
-                        // Exactly the last rows; before the first, zeros.
-                        let carried = (taps - 1) * channels;
-                        let mut last = vec![0.0; carried];
-                        last.extend(rows);
-                        let last = &last[last.len() - carried..];
-                        assert_eq!(backend.read(state).unwrap(), last, "{what}");
-                    }
-                }
-            }
         }
     }
 
@@ -475,68 +385,10 @@ on_every_backend! {
                 assert_close(&backend.read(state).unwrap(), expected, "bf16");
             }
         }
-        // And so is a convolution, but that its state is of the rows' type.
-        let (channels, taps) = (8, 4);
-        let mut x = dice.floats(20 * channels);
-        let mut weight = dice.floats(channels * taps);
-        short(&mut x);
-        short(&mut weight);
-        let mut states = vec![None];
-        let mut spans = spans([20].into_iter(), &mut states);
-        let rows = make(&[20, channels], &x);
-        let weights = make(&[channels, taps], &weight);
-        let got = backend.causal_conv(&rows, &weights, false, &mut spans).unwrap();
-        assert_eq!(backend.element_type(&got), backend.element_type(&rows));
-        let expected = convolved(&x, &weight, channels, false);
-        for (got, expected) in backend.read(&got).unwrap().iter().zip(&expected) {
-            let error = (f64::from(*got) - expected).abs();
-            assert!(error <= expected.abs() / 256.0 + 1e-6, "{got} {expected}");
-        }
-        let state = states[0].as_ref().unwrap();
-        assert_eq!(backend.element_type(state), backend.element_type(&rows));
-        assert_eq!(backend.read(state).unwrap(), x[17 * channels..]);
     }
 
-    fn columns_and_products_are_those_asked_for(backend: &B) {
-        let values: Vec<f32> = (0..24).map(|x| x as f32).collect();
-        let x = tensor(backend, &[3, 8], &values);
-        for range in [0..8, 0..3, 3..4, 2..8] {
-            let expected: Vec<f32> =
-                values.chunks(8).flat_map(|row| row[range.clone()].to_vec()).collect();
-            let columns = backend.columns(&x, range.clone()).unwrap();
-            assert_eq!(backend.read(&columns).unwrap(), expected, "{range:?}");
-            // As good an operand as any.
-            let squares: Vec<f32> = expected.iter().map(|x| x * x).collect();
-            let product = backend.multiply(&columns, &columns).unwrap();
-            assert_eq!(backend.read(&product).unwrap(), squares, "{range:?}");
-            let one = tensor(backend, &[range.len()], &vec![1.0; range.len()]);
-            backend.read(&backend.rms_norm(&columns, &one, 1e-5).unwrap()).unwrap();
-            let heads = backend.split_heads(&columns, range.len()).unwrap();
-            let merged = backend.merge_heads(&heads).unwrap();
-            assert_eq!(backend.read(&merged).unwrap(), expected);
-        }
-        for range in [4..9, 9..10, 3..3] {
-            assert_eq!(backend.columns(&x, range).map(drop).unwrap_err().op, "columns");
-        }
-    }
-
-    fn states_and_spans_that_do_not_fit_are_errors(backend: &B) {
+    fn heads_states_and_spans_that_do_not_fit_are_errors(backend: &B) {
         let zeros = |shape: &[usize]| tensor(backend, shape, &vec![0.0; shape.iter().product()]);
-        let (x, weight) = (zeros(&[3, 4]), zeros(&[4, 3]));
-        let convolve = |x: &B::Tensor, weight: &B::Tensor, tokens, state: Option<B::Tensor>| {
-            let state = &mut { state };
-            backend.causal_conv(x, weight, true, &mut [StateSpan { tokens, state }]).map(drop)
-        };
-        convolve(&x, &weight, 3, None).unwrap();
-        convolve(&x, &weight, 3, Some(zeros(&[2, 4]))).unwrap();
-        for error in [
-            convolve(&x, &weight, 2, None),
-            convolve(&x, &weight, 4, None),
-            convolve(&x, &zeros(&[3, 3]), 3, None),
-            convolve(&x, &weight, 3, Some(zeros(&[3, 4]))),
-        ] {
-            assert_eq!(error.unwrap_err().op, "causal_conv");
-        }
         let delta = |key_heads, heads, gated, tokens, state: Option<B::Tensor>| {
             let state = &mut { state };
             let (k, gate) = (zeros(&[3, key_heads, 4]), zeros(&[3, gated]));

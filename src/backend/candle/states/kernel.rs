@@ -1,4 +1,8 @@
-//! Operations that carry a state, on the CPU.
+//! Operations that carry a state, on the CPU. Every element is summed in one
+//! order, however many tokens, sequences and threads there are.
+
+// Vectors of several rows are walked by their indices.
+#![allow(clippy::needless_range_loop)]
 
 use candle_core::{Device, Result, Tensor};
 use pulp::{Arch, Simd, WithSimd};
@@ -173,7 +177,7 @@ pub(super) fn gated_delta(
 
 /// What is left of each head's state at each token, and how much of the new is
 /// taken in, `[T, heads]` each.
-fn gates(gates: &DeltaGates<'_, Tensor>) -> Result<(Vec<f32>, Vec<f32>)> {
+pub(super) fn gates(gates: &DeltaGates<'_, Tensor>) -> Result<(Vec<f32>, Vec<f32>)> {
     let mut decay: Vec<f32> = wide(gates.a)?.flatten_all()?.to_vec1()?;
     let mut beta: Vec<f32> = wide(gates.b)?.flatten_all()?.to_vec1()?;
     let rates: Vec<f32> = wide(gates.a_log)?.exp()?.to_vec1()?;
@@ -284,9 +288,11 @@ impl Head<'_> {
         let key_dim = self.k.width;
         let whole = key_dim / S::F32_LANES;
         let mut rows = self.state[first * key_dim..][..R * key_dim].chunks_exact_mut(key_dim);
-        // There are R.
-        let state: [(&mut [S::f32s], &mut [f32]); R] =
-            std::array::from_fn(|_| S::as_mut_simd_f32s(rows.next().unwrap_or_default()));
+        let state: [(&mut [S::f32s], &mut [f32]); R] = std::array::from_fn(|_| {
+            // There are R.
+            let (vectors, rest) = S::as_mut_simd_f32s(rows.next().unwrap_or_default());
+            (&mut vectors[..whole], rest)
+        });
         let outputs = self.output.chunks_exact_mut(self.v.width);
         for (token, output) in outputs.enumerate() {
             let (q, q_rest) = S::as_simd_f32s(self.q.row(token));

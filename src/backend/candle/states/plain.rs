@@ -57,6 +57,7 @@ pub(super) fn gated_delta(
 ) -> Result<Tensor> {
     let (_, key_heads, key_dim) = k.dims3()?;
     let (_, heads, value_dim) = v.dims3()?;
+    let dtype = v.dtype();
     // The value heads that share a key head, as one with many rows.
     let shared = (key_heads, heads / key_heads * value_dim, key_dim);
     let separate = (heads, value_dim, key_dim);
@@ -71,25 +72,27 @@ pub(super) fn gated_delta(
         for _ in 0..span.tokens {
             let row = outputs.len();
             let of_head = |x: &Tensor| x.get(row)?.reshape((heads, 1, 1));
-            let key = k.get(row)?.unsqueeze(1)?;
+            let key = k.get(row)?;
             let query = q.get(row)?.unsqueeze(2)?;
             let value = v.get(row)?.unsqueeze(2)?;
             state = state.broadcast_mul(&of_head(&decay)?)?;
-            let known = state.reshape(shared)?.matmul(&key.transpose(1, 2)?)?;
+            let known = state.reshape(shared)?.matmul(&key.unsqueeze(2)?)?;
             let new = (value - known.reshape((heads, value_dim, 1))?)?;
             let new = new.broadcast_mul(&of_head(&beta)?)?;
-            let learned = new.reshape((key_heads, (), 1))?.matmul(&key)?;
+            let learned = new
+                .reshape((key_heads, (), 1))?
+                .matmul(&key.unsqueeze(1)?)?;
             state = (state + learned.reshape(separate)?)?;
             let said = state.reshape(shared)?.matmul(&query)?;
             outputs.push(said.reshape((heads, value_dim))?);
         }
         *span.state = Some(state);
     }
-    Tensor::stack(&outputs, 0)?.to_dtype(q.dtype())
+    Tensor::stack(&outputs, 0)?.to_dtype(dtype)
 }
 
 /// What is left of each head's state at each token, `[T, heads]`.
-fn decay(gates: &DeltaGates<'_, Tensor>) -> Result<Tensor> {
+pub(super) fn decay(gates: &DeltaGates<'_, Tensor>) -> Result<Tensor> {
     let x = wide(gates.a)?.broadcast_add(&wide(gates.dt_bias)?)?;
     // softplus(x) = max(x, 0) + ln(1 + e), and what the sum 1 + e has lost.
     let e = x.abs()?.neg()?.exp()?;

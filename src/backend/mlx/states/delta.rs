@@ -5,10 +5,13 @@
 //! What decays is only ever multiplied by powers of e that are 0 or less:
 //! nothing overflows, however strong the decay.
 
+use std::cell::RefCell;
+
 use mlx_rs::Array;
 use mlx_rs::error::Exception;
 use mlx_rs::ops::indexing::{TryIndexMutOp, TryIndexOp};
 use mlx_rs::ops::{concatenate, cumsum, eye, logaddexp, matmul, pad, select, sigmoid, stack, tri};
+use mlx_rs::transforms::compile::compile;
 
 use crate::backend::DeltaGates;
 
@@ -46,7 +49,7 @@ impl Shape {
             };
             let fits = q.shape() == k.shape()
                 && v.dim(0) == rows
-                && key_heads > 0
+                && ![key_heads, key_dim, heads, value_dim].contains(&0)
                 && heads % key_heads == 0
                 && [gates.a, gates.b]
                     .iter()
@@ -75,30 +78,83 @@ impl Shape {
         })
     }
 
-    /// About as many bytes as `tokens` tokens of a sequence take at once.
-    pub(super) fn bytes(self, tokens: i32) -> usize {
+    /// Bytes of a sequence's state.
+    pub(super) fn state_bytes(self) -> usize {
+        let axes = [self.heads, self.value_dim, self.key_dim];
+        let elements: usize = axes.iter().map(|&axis| axis as usize).product();
+        elements * size_of::<f32>()
+    }
+
+    /// About as many bytes as `tokens` tokens of a sequence take at once,
+    /// beside its state.
+    pub(super) fn step_bytes(self, tokens: usize) -> usize {
         let [heads, key_dim, value_dim] =
             [self.heads, self.key_dim, self.value_dim].map(|axis| axis as usize);
-        // The old state and the new; of a token queries, keys, values and what
-        // is made of them, and its rows of half a dozen chunks' squares.
-        let of_token = match tokens {
-            1 => 0,
-            _ => 4 * (key_dim + value_dim) + 6 * CHUNK as usize,
-        };
-        (2 * key_dim * value_dim + tokens as usize * of_token) * heads * size_of::<f32>()
+        // The new state; of each token, queries, keys, values and what is made
+        // of them, and its rows of half a dozen of its chunk's squares.
+        let of_token = 4 * (key_dim + value_dim) + 6 * CHUNK as usize;
+        self.state_bytes() + tokens * heads * of_token * size_of::<f32>()
     }
 }
 
-/// The logarithm of what is left of each head's state at each token, 0 or
-/// less, and how much of the new is taken in, `[T, heads]` each.
-pub(super) fn gates(gates: &DeltaGates<'_, Array>) -> Result<(Array, Array), Exception> {
+/// A function of arrays whose graph MLX has captured and fused.
+type Compiled = Box<dyn for<'a> FnMut(&'a [Array]) -> Result<Vec<Array>, Exception>>;
+
+/// What is done element by element, each as one kernel instead of several.
+pub(in crate::backend::mlx) struct Deltas {
+    gates: RefCell<Compiled>,
+    learn: RefCell<Compiled>,
+}
+
+impl Deltas {
+    pub(in crate::backend::mlx) fn new() -> Self {
+        let fused = |function: fn(&[Array]) -> Result<Vec<Array>, Exception>| {
+            RefCell::new(Box::new(compile(function, true)) as Compiled)
+        };
+        Self {
+            gates: fused(gates),
+            learn: fused(learn),
+        }
+    }
+
+    /// The logarithm of what is left of each head's state at each token, 0 or
+    /// less, and how much of the new is taken in, `[T, heads]` each.
+    pub(super) fn gates(&self, gates: &DeltaGates<'_, Array>) -> Result<[Array; 2], Exception> {
+        let inputs = [gates.a, gates.b, gates.a_log, gates.dt_bias].map(Array::clone);
+        let outputs = (self.gates.borrow_mut())(&inputs)?;
+        outputs.try_into().map_err(|_| not_as_many())
+    }
+
+    /// New states: of the old ones, of what they say of the keys, of what is
+    /// left of them, of what is to be taken in, and of the values and keys.
+    fn learn(&self, inputs: [Array; 6]) -> Result<Array, Exception> {
+        let outputs = (self.learn.borrow_mut())(&inputs)?;
+        outputs.into_iter().next().ok_or_else(not_as_many)
+    }
+}
+
+fn not_as_many() -> Exception {
+    Exception::custom("a compiled function gives not as many arrays as it was")
+}
+
+/// [`Deltas::gates`] of `a`, `b`, `a_log` and `dt_bias`.
+fn gates(inputs: &[Array]) -> Result<Vec<Array>, Exception> {
+    let [a, b, a_log, dt_bias] = inputs else {
+        return Err(not_as_many());
+    };
     let wide = |x: &Array| x.as_type::<f32>();
-    let softplus = logaddexp(
-        wide(gates.a)?.add(wide(gates.dt_bias)?)?,
-        Array::from_f32(0.0),
-    )?;
-    let log_decay = softplus.multiply(wide(gates.a_log)?.exp()?.negative()?)?;
-    Ok((log_decay, sigmoid(wide(gates.b)?)?))
+    let softplus = logaddexp(wide(a)?.add(wide(dt_bias)?)?, Array::from_f32(0.0))?;
+    let log_decay = softplus.multiply(wide(a_log)?.exp()?.negative()?)?;
+    Ok(vec![log_decay, sigmoid(wide(b)?)?])
+}
+
+/// As [`Deltas::learn`] says.
+fn learn(inputs: &[Array]) -> Result<Vec<Array>, Exception> {
+    let [states, known, decay, beta, v, k] = inputs else {
+        return Err(not_as_many());
+    };
+    let new = v.subtract(known.multiply(decay)?)?.multiply(beta)?;
+    Ok(vec![states.multiply(decay)?.add(new.multiply(k)?)?])
 }
 
 /// Some rows of a step.
@@ -123,6 +179,7 @@ impl Step {
         &self,
         shape: Shape,
         states: &Array,
+        deltas: &Deltas,
     ) -> Result<(Array, Array), Exception> {
         let Shape {
             key_heads,
@@ -134,27 +191,25 @@ impl Step {
         let group = heads / key_heads;
         // The value heads that share a key head, as one with many rows.
         let shared = [rows, key_heads, group * value_dim, key_dim];
-        let separate = [rows, key_heads, group, value_dim, key_dim];
-        let times = |states: &Array, x: &Array| -> Result<Array, Exception> {
-            states
-                .reshape(&shared)?
-                .matmul(x.expand_dims(3)?)?
-                .reshape(&[rows, heads, value_dim])
-        };
-        let decay = self.log_decay.exp()?.expand_dims(2)?;
-        let known = times(states, &self.k)?.multiply(&decay)?;
-        let new = self
-            .v
-            .subtract(known)?
-            .multiply(self.beta.expand_dims(2)?)?;
-        let new = new.reshape(&[rows, key_heads, group, value_dim, 1])?;
-        let learned = new.multiply(self.k.reshape(&[rows, key_heads, 1, 1, key_dim])?)?;
-        let states = states
-            .multiply(decay.expand_dims(3)?)?
-            .reshape(&separate)?
-            .add(learned)?
-            .reshape(&[rows, heads, value_dim, key_dim])?;
-        Ok((times(&states, &self.q)?, states))
+        let of_value = [rows, key_heads, group, value_dim, 1];
+        let of_head = [rows, key_heads, group, 1, 1];
+        let known = states
+            .reshape(&shared)?
+            .matmul(self.k.expand_dims(3)?)?
+            .reshape(&of_value)?;
+        let states = deltas.learn([
+            states.reshape(&[rows, key_heads, group, value_dim, key_dim])?,
+            known,
+            self.log_decay.exp()?.reshape(&of_head)?,
+            self.beta.reshape(&of_head)?,
+            self.v.reshape(&of_value)?,
+            self.k.reshape(&[rows, key_heads, 1, 1, key_dim])?,
+        ])?;
+        let said = states
+            .reshape(&shared)?
+            .matmul(self.q.expand_dims(3)?)?
+            .reshape(&[rows, heads, value_dim])?;
+        Ok((said, states.reshape(&[rows, heads, value_dim, key_dim])?))
     }
 
     /// The rows go on, one after the other, with `state` `[1, heads,
