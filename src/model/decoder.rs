@@ -311,16 +311,10 @@ impl<B: Backend> Model for Decoder<B> {
             .collect();
         let hidden = self.hidden_states(batch, &mut sequences)?;
         let output = self.output(batch, hidden)?;
-        // The states of a last layer are not needed for what the step says.
-        let mut started: Vec<&B::Tensor> = sequences.iter().flat_map(Sequence::states).collect();
         match &output {
-            Output::Hidden(hidden) => {
-                started.push(hidden);
-                self.backend.start(&started, &[])?;
-            }
+            Output::Hidden(hidden) => self.backend.start(&[hidden], &[])?,
             Output::Rows { logits, tokens, .. } => {
-                started.push(logits);
-                self.backend.start(&started, &[tokens])?;
+                self.backend.start(&[logits], &[tokens])?;
                 let drawing = batch.iter().zip(&mut sequences);
                 let drawing = drawing.filter(|(input, _)| input.draw.is_some());
                 for (place, (_, sequence)) in drawing.enumerate() {

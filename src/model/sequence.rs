@@ -80,12 +80,6 @@ impl<B: Backend> Sequence<B> {
         }
     }
 
-    /// All tensors of its states.
-    pub(super) fn states(&self) -> impl Iterator<Item = &B::Tensor> {
-        let states = self.carried.states.iter();
-        states.flat_map(|state| state.conv.iter().chain(&state.delta))
-    }
-
     /// Makes it possible to fork it here though it goes on.
     pub(super) fn snapshot(&mut self) {
         if !self.carried.states.is_empty() {

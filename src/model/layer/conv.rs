@@ -1,8 +1,8 @@
 //! A gated short convolution, as LFM2 has it: three projections of a token, of
 //! which one gates what goes into the convolution and one what comes out.
 
-use super::Part;
-use crate::backend::{Backend, StateSpan};
+use super::{Part, state_spans};
+use crate::backend::Backend;
 use crate::model::ModelError;
 use crate::model::config::ConvConfig;
 use crate::model::linear::{Linear, Loader};
@@ -55,13 +55,7 @@ impl<B: Backend> ShortConv<B> {
     ) -> Result<B::Tensor, ModelError> {
         let gate_in = self.gate_in.forward(backend, x)?;
         let gated = backend.multiply(&gate_in, &self.x.forward(backend, x)?)?;
-        let mut spans: Vec<_> = parts
-            .iter_mut()
-            .map(|part| StateSpan {
-                tokens: part.tokens,
-                state: &mut part.carried.states[self.slot].conv,
-            })
-            .collect();
+        let mut spans = state_spans(parts, self.slot, |state| &mut state.conv);
         let mut said = backend.causal_conv(&gated, &self.conv, false, &mut spans)?;
         if let Some(bias) = &self.bias {
             said = backend.add(&said, bias)?;

@@ -5,8 +5,8 @@
 
 use half::{bf16, f16};
 
-use super::Part;
-use crate::backend::{Activation, Backend, DeltaGates, Dtype, RawTensor, StateSpan};
+use super::{Part, state_spans};
+use crate::backend::{Activation, Backend, DeltaGates, Dtype, RawTensor};
 use crate::model::ModelError;
 use crate::model::config::{DecoderConfig, DeltaConfig};
 use crate::model::linear::{Linear, Loader};
@@ -102,13 +102,7 @@ impl<B: Backend> DeltaNet<B> {
     ) -> Result<B::Tensor, ModelError> {
         let own = &self.config;
         let qkv = self.qkv.forward(backend, x)?;
-        let mut spans: Vec<_> = parts
-            .iter_mut()
-            .map(|part| StateSpan {
-                tokens: part.tokens,
-                state: &mut part.carried.states[self.slot].conv,
-            })
-            .collect();
+        let mut spans = state_spans(parts, self.slot, |state| &mut state.conv);
         let qkv = backend.causal_conv(&qkv, &self.conv, true, &mut spans)?;
         let heads = |columns, heads| {
             let columns = backend.columns(&qkv, columns)?;
@@ -128,13 +122,7 @@ impl<B: Backend> DeltaNet<B> {
             a_log: &self.a_log,
             dt_bias: &self.dt_bias,
         };
-        let mut spans: Vec<_> = parts
-            .iter_mut()
-            .map(|part| StateSpan {
-                tokens: part.tokens,
-                state: &mut part.carried.states[self.slot].delta,
-            })
-            .collect();
+        let mut spans = state_spans(parts, self.slot, |state| &mut state.delta);
         let said = backend.gated_delta(&q, &k, &v, &gates, &mut spans)?;
         let said = backend.rms_norm(&said, &self.norm, config.norm_eps)?;
         let said = backend.merge_heads(&said)?;

@@ -9,8 +9,8 @@ mod mlp;
 use super::ModelError;
 use super::config::{DecoderConfig, LayerConfig, NormPlacement, OperatorConfig};
 use super::linear::Loader;
-use super::sequence::Carried;
-use crate::backend::Backend;
+use super::sequence::{Carried, State};
+use crate::backend::{Backend, StateSpan};
 use attention::Attention;
 pub(super) use attention::Rotations;
 use conv::ShortConv;
@@ -36,6 +36,20 @@ pub(super) struct Part<'a, B: Backend> {
     pub(super) tokens: usize,
     /// What it carries on, of all layers.
     pub(super) carried: &'a mut Carried<B>,
+}
+
+/// The parts for an operation that carries `tensor` of the sequences' states
+/// in place `slot` on.
+fn state_spans<'a, B: Backend>(
+    parts: &'a mut [Part<'_, B>],
+    slot: usize,
+    tensor: impl Fn(&mut State<B>) -> &mut Option<B::Tensor>,
+) -> Vec<StateSpan<'a, B::Tensor>> {
+    let spans = parts.iter_mut().map(|part| StateSpan {
+        tokens: part.tokens,
+        state: tensor(&mut part.carried.states[slot]),
+    });
+    spans.collect()
 }
 
 /// The norms before a block and behind it, where the family has them.

@@ -138,7 +138,9 @@ impl WithBackend for Held {
         forward(&mut decoder, &[silent(id, &[1])]);
         let (backend, sequence) = decoder.parts(id);
         let bytes = |x: &B::Tensor| backend.read(x).unwrap().len() * backend.element_type(x).size();
-        let states = sequence.states().map(bytes).sum();
+        let states = sequence.carried.states.iter();
+        let states = states.flat_map(|state| state.conv.iter().chain(&state.delta));
+        let states = states.map(bytes).sum();
         let kv = sequence.carried.kv.iter().map(|kv| {
             let raw = backend.read_kv(kv, 1).unwrap();
             raw.keys.bytes.len() + raw.values.bytes.len()
