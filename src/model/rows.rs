@@ -13,7 +13,8 @@ pub(super) struct Rows(Vec<Range<usize>>);
 impl Rows {
     /// The first `count` rows.
     pub(super) fn first(count: usize) -> Self {
-        Self(vec![0..count])
+        let [all] = Self::stacked([count]);
+        all
     }
 
     /// The rows of several projections one after the other, of `counts` rows.
@@ -109,6 +110,7 @@ mod tests {
         assert_eq!(taken.shape, [9, 1]);
         assert_eq!(*k.of(&raw).unwrap().bytes, [2, 5, 8]);
         assert!(Rows::first(10).of(&raw).is_none());
-        assert!(both.then(Rows(vec![9..10])).of(&raw).is_none());
+        let [_, beyond] = Rows::stacked([9, 1]);
+        assert!(both.then(beyond).of(&raw).is_none());
     }
 }
