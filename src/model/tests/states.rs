@@ -221,6 +221,10 @@ fn compare(name: &str, files: &ModelFiles) {
     }
 }
 
+/// How much more than [`tolerance`] random models make of roundings: mlx-lm's
+/// own logits in bf16 are off by up to 1.6 times that here.
+const AMPLIFIED: f32 = 2.5;
+
 /// The fixtures are in f32, and so is all that candle computes: here is what a
 /// backend computes in the type of the weights, if they are in less. Without
 /// experts, for rounding sends tokens to others of them.
@@ -236,7 +240,7 @@ fn in_half_the_precision_logits_are_near_those_in_f32() {
             let mut model = load(&files, backend, &()).unwrap();
             let unit = match model.info().kv.dtype {
                 Dtype::F32 => F32_UNIT,
-                _ => BF16_UNIT,
+                _ => AMPLIFIED * BF16_UNIT,
             };
             for case in &prompts {
                 let expected = logits_of(&mut *wide, &case.ids, case.ids.len());
