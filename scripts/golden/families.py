@@ -149,6 +149,54 @@ MISTRAL3 = {
     "torch_dtype": "bfloat16", "text_config": {
         k: v for k, v in MINISTRAL3.items() if k not in ("architectures", "torch_dtype")},
 }
+# Gated delta nets, attention in every other layer; the second has no experts.
+DELTA = {
+    "attention_bias": False, "head_dim": 16, "hidden_size": 32,
+    "linear_conv_kernel_dim": 4, "linear_key_head_dim": 8, "linear_num_key_heads": 2,
+    "linear_num_value_heads": 4, "linear_value_head_dim": 12, "num_attention_heads": 4,
+    "num_hidden_layers": 4, "num_key_value_heads": 2, "rms_norm_eps": 1e-06}
+QWEN3_NEXT = family("qwen3_next", "Qwen3NextForCausalLM", UNTIED | DELTA | {
+    "decoder_sparse_step": 1, "full_attention_interval": 2, "intermediate_size": 24,
+    "mlp_only_layers": [1], "moe_intermediate_size": 12, "norm_topk_prob": True,
+    "num_experts": 4, "num_experts_per_tok": 2, "output_router_logits": False,
+    "partial_rotary_factor": 0.5, "rope_scaling": None, "rope_theta": 10000.0,
+    "router_aux_loss_coef": 0.001, "shared_expert_intermediate_size": 16,
+    "use_sliding_window": False})
+MROPE = {"mrope_interleaved": True, "mrope_section": [1, 1, 1],
+         "partial_rotary_factor": 0.5, "rope_theta": 100000.0, "rope_type": "default"}
+
+
+def qwen3_5(name, architecture, *parts):
+    """A text model in the shape of the multimodal repositories."""
+    text = family(name + "_text", "", DELTA, {"full_attention_interval": 3, "layer_types": [
+        "linear_attention", "linear_attention", "full_attention", "linear_attention"],
+        "attn_output_gate": True, "mamba_ssm_dtype": "float32", "mlp_only_layers": [],
+        "mtp_num_hidden_layers": 1, "rope_parameters": MROPE}, *parts)
+    for key in ("architectures", "rope_theta", "torch_dtype", "tie_word_embeddings"):
+        del text[key]
+    return {
+        "architectures": [architecture], "model_type": name, "image_token_id": 120,
+        "text_config": text, "tie_word_embeddings": False, "torch_dtype": "float32",
+        "vision_start_token_id": 121, "vision_config": {
+            "depth": 1, "hidden_size": 16, "model_type": name, "out_hidden_size": 32}}
+
+
+QWEN3_5 = qwen3_5("qwen3_5", "Qwen3_5ForConditionalGeneration", {
+    "intermediate_size": 48, "num_key_value_heads": 1})
+QWEN3_5_MOE = qwen3_5("qwen3_5_moe", "Qwen3_5MoeForConditionalGeneration", {
+    "moe_intermediate_size": 12, "num_experts": 4, "num_experts_per_tok": 2,
+    "shared_expert_intermediate_size": 16})
+del QWEN3_5_MOE["text_config"]["intermediate_size"]
+LFM2 = family("lfm2", "Lfm2ForCausalLM", {
+    "block_auto_adjust_ff_dim": True, "block_dim": 48, "block_ff_dim": 72,
+    "block_ffn_dim_multiplier": 1.1, "block_mlp_init_scale": 1.0, "block_multiple_of": 8,
+    "block_norm_eps": 1e-05, "block_out_init_scale": 1.0, "block_use_swiglu": True,
+    "conv_L_cache": 3, "conv_bias": False, "conv_dim": 48, "conv_dim_out": 48,
+    "conv_use_xavier_init": True, "full_attn_idxs": [1], "hidden_size": 48, "norm_eps": 1e-05,
+    "num_attention_heads": 4, "num_heads": 4, "num_hidden_layers": 3,
+    "num_key_value_heads": 2, "rope_theta": 1000000.0, "use_pos_enc": True})
+for key in ("hidden_act", "intermediate_size", "rms_norm_eps"):
+    del LFM2[key]
 F32 = {"torch_dtype": "float32"}
 
 # Name: configuration, and quantization as (group size, bits, mode). What a model
@@ -193,12 +241,27 @@ MODELS = {
             "self_attn.q_proj", "self_attn.v_proj",
             "mlp.gate_proj", "mlp.up_proj", "mlp.down_proj"]}),
     "mistral3-nested-f32": (MISTRAL3 | F32, None),
+    "qwen3-next-f32": (QWEN3_NEXT | F32, None),
+    "qwen3-next-4bit": (QWEN3_NEXT | F32 | {
+        "head_dim": 32, "hidden_size": 64, "intermediate_size": 64, "linear_key_head_dim": 32,
+        "linear_num_value_heads": 2, "linear_num_key_heads": 1, "linear_value_head_dim": 32,
+        "moe_intermediate_size": 32, "num_attention_heads": 2, "num_hidden_layers": 2,
+        "num_key_value_heads": 1, "shared_expert_intermediate_size": 32}, (32, 4, "affine")),
+    "qwen3.5-f32": (QWEN3_5, None),
+    "qwen3.5-moe-f32": (QWEN3_5_MOE, None),
+    "lfm2-f32": (LFM2 | F32, None),
+    "lfm2-bias-f32": ({k: v for k, v in LFM2.items() if k not in (
+        "block_ff_dim", "full_attn_idxs")} | F32 | {
+        "block_auto_adjust_ff_dim": False, "conv_L_cache": 4,
+        "conv_bias": True, "intermediate_size": 64, "layer_types": [
+            "full_attention", "conv", "conv"], "num_hidden_layers": 3}, None),
 }
 # Those that training does not bring to a margin that half precision leaves: they
 # are random and in f32, where little margin is enough.
 UNTRAINED = {
     "gpt-oss-mxfp4", "llama-linear-bias-f32", "ministral3-f32", "qwen2-moe-f32",
-    "mistral3-nested-f32",
+    "mistral3-nested-f32", "qwen3-next-f32", "qwen3-next-4bit", "qwen3.5-f32",
+    "qwen3.5-moe-f32", "lfm2-f32", "lfm2-bias-f32",
 }
 # For those that are not there after 240 steps: how many, and the part of them in
 # which they are pressed to fail where something is missing, and the last rate.

@@ -2,11 +2,13 @@
 an edit of the parameters and a context with edited objects."""
 
 import contextlib
+import types
 
 import mlx.core as mx
 import mlx.nn as nn
 from mlx.utils import tree_flatten
-from mlx_lm.models import gpt_oss, mixtral, qwen2_moe, qwen3_moe, rope_utils, switch_layers
+from mlx_lm.models import (gpt_oss, lfm2, mixtral, qwen2_moe, qwen3_5, qwen3_moe, qwen3_next,
+                           rope_utils, switch_layers)
 from mlx_lm.tuner.lora import LoRALinear
 
 # Blocks with experts: where the router is, and how many it takes.
@@ -14,8 +16,13 @@ ROUTERS = {
     qwen3_moe.Qwen3MoeSparseMoeBlock: ("gate", "top_k"),
     qwen2_moe.Qwen2MoeSparseMoeBlock: ("gate", "top_k"),
     mixtral.MixtralSparseMoeBlock: ("gate", "num_experts_per_tok"),
+    qwen3_next.Qwen3NextSparseMoeBlock: ("gate", "top_k"),
     gpt_oss.MLPBlock: ("router", "num_experts_per_tok"),
 }
+
+
+# What blocks say goes through these.
+OUTPUTS = ("o_proj", "out_proj", "down_proj", "feed_forward.w2")
 
 
 def named(model):
@@ -72,11 +79,11 @@ def broken(model):
     if adapted := [m for m in model.modules() if isinstance(m, LoRALinear)]:
         return of_adapter(model, adapted)
     cut = sorted({k.rsplit(".", 1)[0] + "." for k in named(model)
-                  if "o_proj" in k or "down_proj" in k})
+                  if any(part in k for part in OUTPUTS)})
     ways = [(f"without {part}", edit(part, mx.zeros_like), contextlib.nullcontext)
             for part in cut]
     trunk = text_model(model).model
-    attentions = [layer.self_attn for layer in model.layers]
+    attentions = [layer.self_attn for layer in model.layers if "self_attn" in layer]
     ways += of_ropes(text_model(model), attentions)
     windows = "sliding_window" if hasattr(trunk, "sliding_window") else "window_size"
     if window := getattr(trunk, windows, None):
@@ -236,7 +243,118 @@ def of_qwen2_moe(model, attentions):
     return [("shared expert ungated", lambda all: zero(half(all)), contextlib.nullcontext)]
 
 
+class Silent(nn.Module):
+    """A projection of which one part of three is not heard: it is 1."""
+
+    def __init__(self, inner, part):
+        super().__init__()
+        self.inner, self.part = inner, part
+
+    def __call__(self, x):
+        parts = mx.split(self.inner(x), 3, -1)
+        parts[self.part] = mx.ones_like(parts[self.part])
+        return mx.concatenate(parts, -1)
+
+
+class Ungated(nn.Module):
+    """A norm without its gate."""
+
+    def __init__(self, norm):
+        super().__init__()
+        self.norm = norm
+
+    def __call__(self, x, gate):
+        return self.norm(x)
+
+
+def each(things, attribute, make):
+    """With an attribute of all things made anew from what it is."""
+    @contextlib.contextmanager
+    def context():
+        with contextlib.ExitStack() as stack:
+            for thing in things:
+                new = make(getattr(thing, attribute))
+                stack.enter_context(changed([thing], attribute, new))
+            yield
+    return context
+
+
+def only_last(value):
+    """A convolution that looks at its own token alone."""
+    return value * (mx.arange(value.shape[1]) == value.shape[1] - 1)[:, None]
+
+
+def of_lfm2(model, attentions):
+    convs = [layer.conv for layer in model.layers if "conv" in layer]
+    norms = [(f"without {norm}", same,
+              lambda norm=norm: changed(attentions, norm, nn.Identity()))
+             for norm in ("q_layernorm", "k_layernorm")]
+    return norms + [
+        ("no convolution", edit_last("conv.conv.weight", only_last), contextlib.nullcontext),
+        ("convolution backwards", edit_last("conv.conv.weight", lambda v: v[:, ::-1]),
+         contextlib.nullcontext),
+        ("without B", same, each(convs, "in_proj", lambda p: Silent(p, 0))),
+        ("without C", same, each(convs, "in_proj", lambda p: Silent(p, 1))),
+    ]
+
+
+def of_delta(model, attentions):
+    nets = [layer.linear_attn for layer in model.layers if "linear_attn" in layer]
+    module = qwen3_5 if isinstance(nets[0], qwen3_5.GatedDeltaNet) else qwen3_next
+    update = module.gated_delta_update
+    heads = nets[0].num_v_heads // nets[0].num_k_heads
+
+    def other(how):
+        """With the rule of something else than what it is to be of."""
+        def changed_update(q, k, v, a, b, *rest, **named):
+            return update(*how(q, k, v, a, b), *rest, **named)
+        return lambda: changed([module], "gated_delta_update", changed_update)
+
+    def ungated(all):
+        """Attention with gates that are the same for all."""
+        def half(key, value):
+            if "q_proj." in key and value.dtype == mx.float32:
+                by_head = value.reshape(attentions[0].num_attention_heads, 2, -1)
+                return (by_head * mx.array([1, 0])[:, None]).reshape(value.shape)
+            if "o_proj." in key and value.dtype == mx.float32:
+                return 2 * value
+            return value
+        return {k: half(k, v) for k, v in all.items()}
+
+    silu = types.SimpleNamespace(silu=lambda x: x)
+    ways = [
+        ("no convolution", edit("conv1d.weight", only_last), contextlib.nullcontext),
+        ("convolution backwards", edit("conv1d.weight", lambda v: v[:, ::-1]),
+         contextlib.nullcontext),
+        ("no silu", same, lambda: changed([module], "nn", silu)),
+        ("no decay", same, other(lambda q, k, v, a, b: (q, k, v, a - 1e4, b))),
+        ("without a", same, other(lambda q, k, v, a, b: (q, k, v, 0 * a, b))),
+        ("without dt_bias", edit("dt_bias", mx.zeros_like), contextlib.nullcontext),
+        ("without A_log", edit("A_log", mx.zeros_like), contextlib.nullcontext),
+        ("beta of 1", same, other(lambda q, k, v, a, b: (q, k, v, a, b + 1e4))),
+        ("keys and queries as they are", same, lambda: changed(
+            [module], "normalize_qk", lambda q, k, inv_scale, eps: (inv_scale * q, k))),
+        ("no z", same, each(nets, "norm", Ungated)),
+        ("no weights in the norm of values", edit("linear_attn.norm.weight", mx.ones_like),
+         contextlib.nullcontext),
+        ("attention ungated", ungated, contextlib.nullcontext),
+        ("all of a head", same, lambda: changed(
+            [a.rope for a in attentions], "dims", attentions[0].head_dim)),
+    ]
+    if nets[0].num_k_heads > 1:
+        ways.append(("heads shared otherwise", same, other(lambda q, k, v, a, b: (
+            mx.tile(q, (1, 1, heads, 1)), mx.tile(k, (1, 1, heads, 1)), v, a, b))))
+    if any("shared_expert_gate" in k for k in named(model)):
+        ways += of_qwen2_moe(model, attentions)
+        sparse = [m for m in model.modules() if type(m) in ROUTERS]
+        ways.append(("weights not made to add up", same,
+                     lambda: changed(sparse, "norm_topk_prob", False)))
+    return ways + of_head_norms(model, attentions)
+
+
 OF_FAMILY = {
+    "lfm2": of_lfm2, "qwen3_next": of_delta, "qwen3_5_text": of_delta,
+    "qwen3_5_moe_text": of_delta,
     "gemma2": of_gemma, "gemma3_text": of_gemma3, "gpt_oss": of_gpt_oss,
     "granite": of_granite, "granitemoehybrid": of_granite, "ministral3": of_ministral3,
     "olmo2": of_olmo, "olmo3": of_olmo, "qwen2_moe": of_qwen2_moe, "smollm3": of_smollm3,

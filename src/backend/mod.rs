@@ -342,9 +342,11 @@ pub trait Backend: 'static {
     /// A causal convolution along each sequence, every channel by itself:
     /// output `t` is `sum_j weight[c, j] * x[t - K + 1 + j, c]`, `weight`
     /// `[channels, K]`, where rows before a sequence's first are zero; then
-    /// through SiLU, if `silu`. `x` is `[T, channels]`, as is the result. What
-    /// a sequence carries on are its last `K - 1` rows of `x`,
-    /// `[K - 1, channels]`. The spans' tokens add up to `T`.
+    /// through SiLU, if `silu`. `x` is `[T, channels]`, as is the result, of
+    /// its type. What a sequence carries on are its last `K - 1` rows of `x`,
+    /// `[K - 1, channels]`, of the type of `x` too; with `K` 1 there is
+    /// nothing to carry, and `None` stays. The spans' tokens add up to `T`; a
+    /// span without any leaves its state as it is. At least one row.
     fn causal_conv(
         &self,
         x: &Self::Tensor,
@@ -359,8 +361,13 @@ pub trait Backend: 'static {
     /// `S = g S`, then `S = S + beta (v - S k) k^T`, and says `S q`, with `g`
     /// and `beta` as `gates` says. `q` and `k` are `[T, key_heads, key_dim]`,
     /// `v` and the result `[T, value_heads, value_dim]`; value heads share key
-    /// heads in equal groups. States `[value_heads, value_dim, key_dim]` are
-    /// kept and computed in f32. The spans' tokens add up to `T`.
+    /// heads in equal groups, those of the first key head first. The result is
+    /// of `v`'s type. States `[value_heads, value_dim, key_dim]` are kept in
+    /// f32, and all of it is computed in f32, the gates too, from what is
+    /// given in any type. Keys are not to be longer than 1: rounding errors
+    /// would grow from token to token, as would the state. The spans' tokens
+    /// add up to `T`; a span without any leaves its state as it is. At least
+    /// one row.
     fn gated_delta(
         &self,
         q: &Self::Tensor,
@@ -370,7 +377,7 @@ pub trait Backend: 'static {
         spans: &mut [StateSpan<'_, Self::Tensor>],
     ) -> Result<Self::Tensor, BackendError>;
 
-    /// Columns `range` of `x` `[T, n]`.
+    /// Columns `range` of `x` `[T, n]`, at least one.
     fn columns(&self, x: &Self::Tensor, range: Range<usize>) -> Result<Self::Tensor, BackendError>;
 
     /// `a * b`, of one shape.
@@ -432,7 +439,8 @@ pub trait Backend: 'static {
     fn sample(&self, logits: &Self::Tensor, draws: &[Draw]) -> Result<Self::Tokens, BackendError>;
 
     /// Sets off the computation of these, and of the keys and values that
-    /// were appended on the way. Does not wait.
+    /// were appended and the states that were left behind on the way. Does
+    /// not wait.
     fn start(
         &self,
         tensors: &[&Self::Tensor],

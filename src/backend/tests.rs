@@ -30,9 +30,11 @@ macro_rules! on_every_backend {
     )*};
 }
 
+mod convolution;
 mod matrices;
 mod sampling;
 mod start;
+mod states;
 
 /// The relative error that sums in another order may have.
 const TOLERANCE: f64 = 2e-5;

@@ -43,6 +43,8 @@ pub struct DecoderConfig {
     pub attention: AttentionConfig,
     /// Where the norms of a layer stand.
     pub norms: NormPlacement,
+    /// What the weights of its parts are called.
+    pub names: Names,
     /// Epsilon of the norms.
     pub norm_eps: f32,
     /// Added to the stored weights of the norms.
@@ -81,6 +83,8 @@ pub struct AttentionConfig {
     pub fused: bool,
     /// Whether each head has a sink.
     pub sinks: bool,
+    /// Whether each head has a gate, whose rows follow its query's.
+    pub gated: bool,
 }
 
 /// How queries and keys are normed.
@@ -105,19 +109,96 @@ pub enum NormPlacement {
     Around,
 }
 
+/// What the weights of parts are called that not all families call the same.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Names {
+    /// The last norm.
+    pub last_norm: &'static str,
+    /// The norm before a layer's operator.
+    pub operator_norm: &'static str,
+    /// The norm before its MLP, where that has none behind it.
+    pub mlp_norm: &'static str,
+    /// The norms of queries and keys.
+    pub qk_norms: [&'static str; 2],
+    /// Attention's output projection.
+    pub output: &'static str,
+    /// The MLP.
+    pub mlp: &'static str,
+    /// Its gate, up and down projection.
+    pub projections: [&'static str; 3],
+}
+
 /// What is particular to a layer.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct LayerConfig {
-    /// How many positions its attention sees; `None` is all.
-    pub window: Option<usize>,
-    /// Which of [`DecoderConfig::ropes`] rotates its queries and keys; `None`
-    /// is none.
-    pub rope: Option<usize>,
-    /// What follows attention.
+    /// What takes a sequence's tokens together.
+    pub operator: OperatorConfig,
+    /// What follows it.
     pub mlp: MlpConfig,
 }
 
-/// What follows attention.
+/// What takes a sequence's tokens together.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum OperatorConfig {
+    /// Attention, over keys and values.
+    Attention {
+        /// How many positions it sees; `None` is all.
+        window: Option<usize>,
+        /// Which of [`DecoderConfig::ropes`] rotates its queries and keys;
+        /// `None` is none.
+        rope: Option<usize>,
+    },
+    /// A gated delta net, over a state.
+    Delta(DeltaConfig),
+    /// A gated short convolution, over the last few tokens.
+    Conv(ConvConfig),
+}
+
+/// A gated delta net.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DeltaConfig {
+    /// Heads of queries and keys.
+    pub key_heads: usize,
+    /// Heads of values; `key_heads` divides it.
+    pub value_heads: usize,
+    /// Width of a query or key.
+    pub key_dim: usize,
+    /// Width of a value.
+    pub value_dim: usize,
+    /// Tokens its convolution sees.
+    pub kernel: usize,
+    /// Whether its projections are stored as two matrices, key head by key
+    /// head.
+    pub fused: bool,
+}
+
+impl DeltaConfig {
+    /// Width of all queries, which is that of all keys.
+    pub fn keys(&self) -> usize {
+        self.key_heads * self.key_dim
+    }
+
+    /// Width of all values.
+    pub fn values(&self) -> usize {
+        self.value_heads * self.value_dim
+    }
+
+    /// Width of what the convolution goes over: queries, keys and values.
+    pub fn channels(&self) -> usize {
+        2 * self.keys() + self.values()
+    }
+}
+
+/// A gated short convolution.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ConvConfig {
+    /// Tokens it sees.
+    pub kernel: usize,
+    /// Whether it and its projections have biases.
+    pub bias: bool,
+}
+
+/// What follows a layer's operator.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum MlpConfig {
     /// One gated MLP.
@@ -208,6 +289,27 @@ impl DecoderConfig {
         Ok(config)
     }
 
+    /// Layers with keys and values.
+    pub(super) fn kv_layers(&self) -> usize {
+        let attention =
+            |layer: &&LayerConfig| matches!(layer.operator, OperatorConfig::Attention { .. });
+        self.layers.iter().filter(attention).count()
+    }
+
+    /// Bytes of what a sequence carries beside keys and values: activations,
+    /// whose elements take `element` bytes, and in delta nets numbers of f32.
+    pub(super) fn state_bytes(&self, element: usize) -> usize {
+        let of = |layer: &LayerConfig| match layer.operator {
+            OperatorConfig::Attention { .. } => 0,
+            OperatorConfig::Delta(delta) => {
+                let rows = (delta.kernel - 1) * delta.channels() * element;
+                rows + delta.values() * delta.key_dim * size_of::<f32>()
+            }
+            OperatorConfig::Conv(conv) => (conv.kernel - 1) * self.hidden_size * element,
+        };
+        self.layers.iter().map(of).sum()
+    }
+
     /// Every number that something is divided by or counted with is usable.
     fn check(&self) -> Result<(), ConfigError> {
         let positive = [
@@ -223,7 +325,19 @@ impl DecoderConfig {
             MlpConfig::Gated(gated) => ("intermediate_size", gated.width),
             MlpConfig::Experts(experts) => ("moe_intermediate_size", experts.width),
         });
-        if let Some((key, _)) = positive.into_iter().chain(widths).find(|(_, n)| *n == 0) {
+        let operators = self.layers.iter().flat_map(|layer| match layer.operator {
+            OperatorConfig::Attention { .. } => Vec::new(),
+            OperatorConfig::Delta(delta) => vec![
+                ("linear_num_key_heads", delta.key_heads),
+                ("linear_num_value_heads", delta.value_heads),
+                ("linear_key_head_dim", delta.key_dim),
+                ("linear_value_head_dim", delta.value_dim),
+                ("linear_conv_kernel_dim", delta.kernel),
+            ],
+            OperatorConfig::Conv(conv) => vec![("conv_L_cache", conv.kernel)],
+        });
+        let mut all = positive.into_iter().chain(widths).chain(operators);
+        if let Some((key, _)) = all.find(|(_, n)| *n == 0) {
             return Err(ConfigError::Invalid(format!("{key} is 0")));
         }
         if !self.heads.is_multiple_of(self.kv_heads) {
@@ -231,6 +345,17 @@ impl DecoderConfig {
                 "{} attention heads do not share {} key-value heads evenly",
                 self.heads, self.kv_heads
             )));
+        }
+        for layer in &self.layers {
+            if let OperatorConfig::Delta(delta) = layer.operator
+                && !delta.value_heads.is_multiple_of(delta.key_heads)
+            {
+                return Err(ConfigError::Invalid(format!(
+                    "{} heads of values do not share {} heads of keys evenly \
+                     (linear_num_value_heads, linear_num_key_heads)",
+                    delta.value_heads, delta.key_heads
+                )));
+            }
         }
         if !self.head_dim.is_multiple_of(2) {
             return Err(ConfigError::Invalid(format!(

@@ -1,5 +1,5 @@
-//! The decoder, written once over [`Backend`]: embedding, layers of attention
-//! and MLP over a ragged batch, final norm, output projection.
+//! The decoder, written once over [`Backend`]: embedding, layers over a ragged
+//! batch, final norm, output projection.
 //!
 //! Knows nothing of requests, of why a token is drawn as it is, or of where a
 //! batch comes from.
@@ -10,11 +10,12 @@ use std::rc::Rc;
 use super::adapter::Adapter;
 use super::config::DecoderConfig;
 use super::files::ModelFiles;
-use super::layer::{Layer, Rotations};
+use super::layer::{Layer, Part, Rotations};
 use super::linear::{Linear, Loader};
+use super::sequence::Sequence;
 use super::weights::Weights;
 use super::{Input, KvLayout, Logits, Model, ModelError, ModelInfo, SequenceId, Step, Tokens};
-use crate::backend::{Backend, Draw, MemoryUse, RawKv, RawTensor, Span, TokenSource};
+use crate::backend::{Backend, Draw, MemoryUse, RawKv, TokenSource};
 use crate::progress::Progress;
 
 /// A model on a backend, with the sequences it is working on.
@@ -31,14 +32,6 @@ pub(super) struct Decoder<B: Backend> {
     /// Shared with the steps that are not over. The last field: everything it
     /// made is gone when it goes.
     backend: Rc<B>,
-}
-
-/// One sequence: how many tokens it has, and their keys and values by layer.
-struct Sequence<B: Backend> {
-    len: usize,
-    kv: Vec<B::Kv>,
-    /// What its last step drew, if it drew: a place among that step's tokens.
-    drawn: Option<(Rc<B::Tokens>, usize)>,
 }
 
 /// What a step gives.
@@ -83,8 +76,8 @@ impl<B: Backend> Decoder<B> {
         let (hidden, vocabulary) = (config.hidden_size, config.vocabulary_size);
         let embedding = loader.matrix("model.embed_tokens", vocabulary, hidden)?;
         let mut layers = Vec::with_capacity(config.layers.len());
-        for (index, layer) in config.layers.iter().enumerate() {
-            layers.push(Layer::load(&loader, index, layer)?);
+        for index in 0..config.layers.len() {
+            layers.push(Layer::load(&loader, index)?);
             progress.advance("", weights.take_loaded());
         }
         let tied = match config.tied_embeddings {
@@ -95,7 +88,7 @@ impl<B: Backend> Decoder<B> {
             true => None,
             false => Some(loader.linear("lm_head", vocabulary, hidden, false)?),
         };
-        let norm = loader.norm("model.norm.weight", hidden)?;
+        let norm = loader.last_norm()?;
         if let Some(adapter) = &adapter {
             adapter.check()?;
         }
@@ -115,17 +108,23 @@ impl<B: Backend> Decoder<B> {
         })
     }
 
-    /// A new sequence of `len` tokens, whose keys and values are `kv`.
-    fn begin(&mut self, len: usize, kv: Vec<B::Kv>) -> SequenceId {
+    /// Takes in a sequence.
+    fn begin(&mut self, sequence: Sequence<B>) -> SequenceId {
         let id = SequenceId(self.next_sequence);
         self.next_sequence += 1;
-        let sequence = Sequence {
-            len,
-            kv,
-            drawn: None,
-        };
         self.sequences.insert(id, sequence);
         id
+    }
+
+    fn sequence(&self, id: SequenceId) -> Result<&Sequence<B>, ModelError> {
+        let found = self.sequences.get(&id);
+        found.ok_or_else(|| unknown(id))
+    }
+
+    /// What a sequence is made of.
+    #[cfg(test)]
+    pub(super) fn parts(&self, id: SequenceId) -> (&B, &Sequence<B>) {
+        (&*self.backend, &self.sequences[&id])
     }
 
     /// Refuses a step that cannot be evaluated, before anything is changed.
@@ -133,9 +132,7 @@ impl<B: Backend> Decoder<B> {
         let refused = |reason: String| Err(ModelError::Input(reason));
         for (index, input) in batch.iter().enumerate() {
             let id = input.sequence;
-            let Some(sequence) = self.sequences.get(&id) else {
-                return refused(format!("there is no sequence {}", id.0));
-            };
+            let sequence = self.sequence(id)?;
             if batch[..index].iter().any(|other| other.sequence == id) {
                 return refused(format!("sequence {} is twice in a step", id.0));
             }
@@ -179,8 +176,8 @@ impl<B: Backend> Decoder<B> {
         Ok(self.backend.tokens(&sources)?)
     }
 
-    /// The hidden states `[T, hidden]` after the last layer; the sequences'
-    /// keys and values are appended.
+    /// The hidden states `[T, hidden]` after the last layer; the sequences
+    /// carry on what they are to.
     fn hidden_states(
         &self,
         batch: &[Input<'_>],
@@ -204,16 +201,16 @@ impl<B: Backend> Decoder<B> {
         if self.config.embedding_scale != 1.0 {
             x = self.backend.scale(&x, self.config.embedding_scale)?;
         }
-        for (index, layer) in self.layers.iter().enumerate() {
-            let mut spans: Vec<_> = batch
-                .iter()
-                .zip(sequences.iter_mut())
-                .map(|(input, sequence)| Span {
-                    tokens: input.tokens.count(),
-                    kv: &mut sequence.kv[index],
-                })
-                .collect();
-            x = layer.forward(&self.backend, &self.config, &x, &rotations, &mut spans)?;
+        let mut parts: Vec<_> = batch
+            .iter()
+            .zip(sequences.iter_mut())
+            .map(|(input, sequence)| Part {
+                tokens: input.tokens.count(),
+                carried: &mut sequence.carried,
+            })
+            .collect();
+        for layer in &self.layers {
+            x = layer.forward(&self.backend, &self.config, &x, &rotations, &mut parts)?;
         }
         for (input, sequence) in batch.iter().zip(sequences) {
             sequence.len += input.tokens.count();
@@ -268,56 +265,27 @@ impl<B: Backend> Model for Decoder<B> {
     }
 
     fn open(&mut self) -> Result<SequenceId, ModelError> {
-        let (kv_heads, head_dim) = (self.config.kv_heads, self.config.head_dim);
-        let kv = self
-            .layers
-            .iter()
-            .map(|_| self.backend.kv(kv_heads, head_dim))
-            .collect::<Result<_, _>>()?;
-        Ok(self.begin(0, kv))
+        let sequence = Sequence::new(&*self.backend, &self.config)?;
+        Ok(self.begin(sequence))
     }
 
     fn fork(&mut self, sequence: SequenceId, len: usize) -> Result<SequenceId, ModelError> {
-        let refused = |reason: String| Err(ModelError::Input(reason));
-        let Some(original) = self.sequences.get(&sequence) else {
-            return refused(format!("there is no sequence {}", sequence.0));
-        };
-        if len > original.len {
-            return refused(format!(
-                "sequence {} has {} tokens, not {len}",
-                sequence.0, original.len
-            ));
-        }
-        let copies = original.kv.iter().map(|kv| self.backend.fork_kv(kv, len));
-        let kv = copies.collect::<Result<_, _>>()?;
-        Ok(self.begin(len, kv))
+        let original = self.sequence(sequence)?;
+        let fork = original.fork(&*self.backend, len);
+        let fork = fork.map_err(|error| of_sequence(sequence, error))?;
+        Ok(self.begin(fork))
     }
 
     fn snapshot(&mut self, sequence: SequenceId) -> Result<(), ModelError> {
-        match self.sequences.contains_key(&sequence) {
-            true => Ok(()),
-            false => Err(ModelError::Input(format!(
-                "there is no sequence {}",
-                sequence.0
-            ))),
-        }
+        let found = self.sequences.get_mut(&sequence);
+        found.ok_or_else(|| unknown(sequence))?.snapshot();
+        Ok(())
     }
 
     fn export(&self, sequence: SequenceId, layer: usize, len: usize) -> Result<RawKv, ModelError> {
-        let refused = |reason: String| Err(ModelError::Input(reason));
-        let Some(found) = self.sequences.get(&sequence) else {
-            return refused(format!("there is no sequence {}", sequence.0));
-        };
-        if len == 0 || len > found.len {
-            return refused(format!(
-                "sequence {} has {} tokens, not {len}",
-                sequence.0, found.len
-            ));
-        }
-        match found.kv.get(layer) {
-            Some(kv) => Ok(self.backend.read_kv(kv, len)?),
-            None => refused(format!("the model has no layer {layer}")),
-        }
+        let found = self.sequence(sequence)?;
+        let kv = found.export(&*self.backend, layer, len);
+        kv.map_err(|error| of_sequence(sequence, error))
     }
 
     fn import(
@@ -325,25 +293,8 @@ impl<B: Backend> Model for Decoder<B> {
         len: usize,
         layers: &mut dyn Iterator<Item = RawKv>,
     ) -> Result<SequenceId, ModelError> {
-        let (kv_heads, head_dim) = (self.config.kv_heads, self.config.head_dim);
-        let mut imported = Vec::with_capacity(self.layers.len());
-        for layer in 0..self.layers.len() {
-            let refused = |what: &str| {
-                let reason = format!("the keys and values of layer {layer} {what}");
-                Err(ModelError::Input(reason))
-            };
-            let Some(raw) = layers.next() else {
-                return refused("are missing");
-            };
-            let fits = |raw: &RawTensor| raw.shape == [len, kv_heads, head_dim];
-            if len == 0 || !fits(&raw.keys) || !fits(&raw.values) {
-                return refused("are of another shape");
-            }
-            let mut kv = self.backend.kv(kv_heads, head_dim)?;
-            self.backend.write_kv(&mut kv, &raw)?;
-            imported.push(kv);
-        }
-        Ok(self.begin(len, imported))
+        let sequence = Sequence::import(&*self.backend, &self.config, len, layers)?;
+        Ok(self.begin(sequence))
     }
 
     fn close(&mut self, sequence: SequenceId) {
@@ -416,6 +367,18 @@ impl<B: Backend> Step for Evaluation<B> {
     }
 }
 
+fn unknown(id: SequenceId) -> ModelError {
+    ModelError::Input(format!("there is no sequence {}", id.0))
+}
+
+/// Says which sequence cannot be worked on as it was asked for.
+fn of_sequence(id: SequenceId, error: ModelError) -> ModelError {
+    match error {
+        ModelError::Input(reason) => ModelError::Input(format!("sequence {}: {reason}", id.0)),
+        other => other,
+    }
+}
+
 pub(super) fn info<B: Backend>(
     backend: &B,
     config: &DecoderConfig,
@@ -424,7 +387,7 @@ pub(super) fn info<B: Backend>(
 ) -> ModelInfo {
     let kv = KvLayout {
         backend: B::NAME,
-        layers: config.layers.len(),
+        layers: config.kv_layers(),
         kv_heads: config.kv_heads,
         head_dim: config.head_dim,
         dtype: backend.element_type(activation),
@@ -436,7 +399,7 @@ pub(super) fn info<B: Backend>(
         vocabulary_size: config.vocabulary_size,
         context_length: config.context_length,
         kv_bytes_per_token: kv.bytes_per_token(),
-        state_bytes: 0,
+        state_bytes: config.state_bytes(kv.dtype.size()),
         kv,
         overlaps: B::OVERLAPS,
     }

@@ -54,7 +54,7 @@ impl WithBackend for Describe {
             config: &config,
             adapter: None,
         };
-        let norm = loader.norm("model.norm.weight", config.hidden_size)?;
+        let norm = loader.last_norm()?;
         let (parameters, stored_bytes) = weights.footprint(&config);
         Ok(Description {
             info: info(&backend, &config, &norm, parameters),
@@ -81,6 +81,9 @@ mod tests {
             golden("qwen3-moe-4bit"),
             golden("qwen3-f16"),
             golden("llama-window-bf16"),
+            golden("qwen3-next-4bit"),
+            golden("qwen3.5-moe-f32"),
+            golden("lfm2-f32"),
         ];
         for files in all {
             for &backend in BackendChoice::BUILT_IN {

@@ -1,13 +1,11 @@
 //! A projection: a weight matrix, and what is added to its product.
 
-use std::ops::Range;
-
 use super::ModelError;
 use super::adapter::Adapter;
-use super::config::DecoderConfig;
+use super::config::{DecoderConfig, ExpertsConfig, OperatorConfig};
+use super::rows::Rows;
 use super::weights::Weights;
-use crate::backend::{Backend, ExpertBiases, ExpertWeights, MatrixWeights};
-use crate::model::config::ExpertsConfig;
+use crate::backend::{Backend, ExpertBiases, ExpertWeights, MatrixWeights, RawTensor};
 
 /// Finds weights by name and makes them ready.
 pub(super) struct Loader<'a, B: Backend> {
@@ -57,16 +55,77 @@ impl<B: Backend> Loader<'_, B> {
     /// A norm's weights, `[size]`.
     pub(super) fn norm(&self, name: &str, size: usize) -> Result<B::Tensor, ModelError> {
         let weight = self.parameter(name, size)?;
-        Ok(match self.config.norm_offset {
+        Ok(match self.norm_offset() {
             0.0 => weight,
             offset => self.backend.shift(&weight, offset)?,
         })
     }
 
+    /// The norm after the last layer.
+    pub(super) fn last_norm(&self) -> Result<B::Tensor, ModelError> {
+        let name = format!("{}.weight", self.config.names.last_norm);
+        self.norm(&name, self.config.hidden_size)
+    }
+
+    /// What is added to the stored weights of norms. mlx-lm adds the 1 of
+    /// delta nets' families when it converts a model; whether it was, shows in
+    /// how convolutions are stored.
+    fn norm_offset(&self) -> f32 {
+        let mut nets = self.config.layers.iter().enumerate();
+        let net = nets.find_map(|(index, layer)| match layer.operator {
+            OperatorConfig::Delta(delta) => Some((index, delta)),
+            _ => None,
+        });
+        match net {
+            Some((index, delta)) => {
+                let name = format!("model.layers.{index}.linear_attn.conv1d.weight");
+                let made = [delta.channels(), 1, delta.kernel];
+                let as_made = self.weights.shape(&self.full(&name)) == Some(&made);
+                if as_made && delta.kernel > 1 {
+                    1.0
+                } else {
+                    0.0
+                }
+            }
+            None => self.config.norm_offset,
+        }
+    }
+
     /// A parameter `[size]`.
     pub(super) fn parameter(&self, name: &str, size: usize) -> Result<B::Tensor, ModelError> {
-        let stored = self.weights.parameter(&self.full(name), &[size])?;
+        let stored = self.stored_parameter(name, size)?;
         Ok(self.backend.parameter(&stored)?)
+    }
+
+    /// The same as it is stored.
+    pub(super) fn stored_parameter(
+        &self,
+        name: &str,
+        size: usize,
+    ) -> Result<RawTensor, ModelError> {
+        self.weights.parameter(&self.full(name), &[size])
+    }
+
+    /// The weights of a convolution of every channel by itself,
+    /// `[channels, kernel]`. mlx-lm stores them with a last axis of one more
+    /// entry; before it has converted them they have one in the middle.
+    pub(super) fn convolution(
+        &self,
+        name: &str,
+        channels: usize,
+        kernel: usize,
+    ) -> Result<B::Tensor, ModelError> {
+        let name = self.full(&format!("{name}.weight"));
+        let made = [channels, 1, kernel];
+        let stored = match self.weights.shape(&name) == Some(&made) {
+            true => self.weights.parameter(&name, &made)?,
+            false => self.weights.parameter(&name, &[channels, kernel, 1])?,
+        };
+        let flat = RawTensor {
+            shape: vec![channels, kernel],
+            ..stored
+        };
+        Ok(self.backend.parameter(&flat)?)
     }
 
     /// A matrix `[rows, columns]` that nothing is added to.
@@ -99,17 +158,17 @@ impl<B: Backend> Loader<'_, B> {
                 true => Some(self.parameter(&format!("{name}.bias"), rows)?),
                 false => None,
             },
-            adapter: self.low_rank(name, rows, columns, 0..rows)?,
+            adapter: self.low_rank(name, rows, columns, &Rows::first(rows))?,
         })
     }
 
-    /// What the adapter adds to rows `part` of the projection `name`.
+    /// What the adapter adds to the rows `part` of the projection `name`.
     fn low_rank(
         &self,
         name: &str,
         rows: usize,
         columns: usize,
-        part: Range<usize>,
+        part: &Rows,
     ) -> Result<Option<LowRank<B>>, ModelError> {
         let Some(adapter) = self.adapter else {
             return Ok(None);
@@ -117,7 +176,7 @@ impl<B: Backend> Loader<'_, B> {
         let Some(found) = adapter.take(&self.full(name), rows, columns)? else {
             return Ok(None);
         };
-        let up = found.up.entries(part);
+        let up = part.of(&found.up);
         let up = up.ok_or_else(|| ModelError::Adapter(format!("{name} has fewer rows")))?;
         Ok(Some(LowRank {
             down: self.backend.matrix(MatrixWeights::Dense(found.down))?,
@@ -126,32 +185,35 @@ impl<B: Backend> Loader<'_, B> {
         }))
     }
 
-    /// Several projections of one input that are stored as one matrix, of
-    /// `rows` rows each.
+    /// Several projections of one input that are stored as one matrix, which
+    /// has these rows of each and no others.
     pub(super) fn fused<const N: usize>(
         &self,
         name: &str,
-        rows: [usize; N],
+        parts: &[Rows; N],
         columns: usize,
+        bias: bool,
     ) -> Result<[Linear<B>; N], ModelError> {
-        self.has_bias(name, false)?;
-        let all = rows.iter().sum();
+        self.has_bias(name, bias)?;
+        let all = parts.iter().map(Rows::count).sum();
         let stored = self.stored(name, &[all, columns])?;
-        let mut end = 0;
-        let mut parts = Vec::with_capacity(N);
-        for count in rows {
-            let range = end..end + count;
-            end = range.end;
-            let part = stored.rows(range.clone()).ok_or_else(|| {
-                ModelError::Weights(format!("{name} has fewer rows than it should"))
-            })?;
-            parts.push(Linear {
-                matrix: self.backend.matrix(part)?,
-                bias: None,
-                adapter: self.low_rank(name, all, columns, range)?,
+        let biases = match bias {
+            true => Some(self.stored_parameter(&format!("{name}.bias"), all)?),
+            false => None,
+        };
+        let fewer = || ModelError::Weights(format!("{name} has fewer rows than it should"));
+        let mut linears = Vec::with_capacity(N);
+        for rows in parts {
+            let matrix = rows.of_matrix(&stored).ok_or_else(fewer)?;
+            let bias = biases.as_ref().map(|bias| rows.of(bias).ok_or_else(fewer));
+            let bias = bias.transpose()?.map(|bias| self.backend.parameter(&bias));
+            linears.push(Linear {
+                matrix: self.backend.matrix(matrix)?,
+                bias: bias.transpose()?,
+                adapter: self.low_rank(name, all, columns, rows)?,
             });
         }
-        parts
+        linears
             .try_into()
             .map_err(|_| ModelError::Weights(format!("{name} does not come apart")))
     }
@@ -197,7 +259,7 @@ impl<B: Backend> Loader<'_, B> {
 
     /// Refuses a bias that would be left out. One that is missing shows when
     /// it is looked for.
-    fn has_bias(&self, name: &str, expected: bool) -> Result<(), ModelError> {
+    pub(super) fn has_bias(&self, name: &str, expected: bool) -> Result<(), ModelError> {
         match !expected && self.weights.has(&self.full(&format!("{name}.bias"))) {
             true => Err(ModelError::Weights(format!(
                 "{name} has a bias, which config.json says nothing of"

@@ -11,6 +11,8 @@ mod layer;
 mod linear;
 mod quantization;
 mod rope;
+mod rows;
+mod sequence;
 mod tokenizer;
 mod weights;
 
@@ -56,11 +58,11 @@ pub trait Model {
     fn snapshot(&mut self, sequence: SequenceId) -> Result<(), ModelError>;
 
     /// A copy of the first `len` tokens' KV cache of a sequence, that of one
-    /// layer. `len` is at least 1.
+    /// of the [`KvLayout::layers`]. `len` is at least 1.
     ///
     /// # Errors
-    /// If there is no such sequence or layer, the sequence has fewer tokens, or
-    /// the backend cannot read them.
+    /// If there is no such sequence or layer, the sequence has fewer tokens,
+    /// [`ModelInfo::state_bytes`] is not 0, or the backend cannot read them.
     fn export(&self, sequence: SequenceId, layer: usize, len: usize) -> Result<RawKv, ModelError>;
 
     /// Begins a sequence with a KV cache of `len` tokens that [`Self::export`]
@@ -68,9 +70,9 @@ pub trait Model {
     /// not all be in memory beside the sequence. No token was drawn for it.
     ///
     /// # Errors
-    /// If there are not as many as the model has layers, one is of another
-    /// shape than the model's or of a type the backend does not keep, or there
-    /// is no room for them.
+    /// If there are not as many as [`KvLayout::layers`], one is of another
+    /// shape than the model's or of a type the backend does not keep, there is
+    /// no room for them, or [`ModelInfo::state_bytes`] is not 0.
     fn import(
         &mut self,
         len: usize,
@@ -207,7 +209,7 @@ pub struct ModelInfo {
 pub struct KvLayout {
     /// The tensor library's name.
     pub backend: &'static str,
-    /// How many layers there are.
+    /// How many layers have keys and values.
     pub layers: usize,
     /// Heads of keys and values in each.
     pub kv_heads: usize,

@@ -79,7 +79,8 @@ impl Rope {
             .collect();
         let scaling = Scaling(settings.scaling);
         let (scaled, magnitude) = match scaling.kind() {
-            "default" | "dynamic" => (plain, 1.0),
+            // The axes that mrope turns by are all the same for text.
+            "default" | "dynamic" | "mrope" => (plain, 1.0),
             "linear" => {
                 let factor = scaling.positive("factor")?;
                 (plain.iter().map(|wave| wave * factor).collect(), 1.0)
@@ -91,7 +92,7 @@ impl Rope {
                 return Err(ConfigError::Unsupported {
                     key: "rope type",
                     value: other.to_owned(),
-                    supported: "default, linear, dynamic, llama3, yarn, longrope",
+                    supported: "default, linear, dynamic, llama3, yarn, longrope, mrope",
                 });
             }
         };

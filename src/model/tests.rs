@@ -17,6 +17,7 @@ mod adapters;
 mod golden;
 mod not_numbers;
 mod restored;
+mod states;
 
 /// What mlx-lm computes, written by `tests/support/golden_demo.py`.
 fn golden() -> Vec<Value> {

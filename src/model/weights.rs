@@ -16,6 +16,9 @@ use crate::backend::{Dtype, MatrixWeights, RawTensor};
 /// The file that says which tensor is in which shard.
 const INDEX: &str = "model.safetensors.index.json";
 
+/// What transformers' names of a language model within a larger one begin with.
+const WITHIN: &str = "model.language_model.";
+
 /// All tensors of a model by name.
 pub(super) struct Weights {
     tensors: HashMap<String, Entry>,
@@ -41,7 +44,27 @@ impl Weights {
     /// `.safetensors` file whose name begins with `model`, or else the only
     /// one there is.
     pub(super) fn open(files: &ModelFiles) -> Result<Self, ModelError> {
-        Self::of_files(files, shards(files)?)
+        let mut weights = Self::of_files(files, shards(files)?)?;
+        weights.rename();
+        Ok(weights)
+    }
+
+    /// Calls a language model within a larger one as mlx-lm calls it, where
+    /// the files have transformers' names.
+    fn rename(&mut self) {
+        if !self.tensors.keys().any(|name| name.starts_with(WITHIN)) {
+            return;
+        }
+        let tensors = std::mem::take(&mut self.tensors).into_iter();
+        let renamed = tensors.map(|(name, entry)| {
+            let own = match name.strip_prefix(WITHIN) {
+                Some(rest) => format!("language_model.model.{rest}"),
+                None if name.starts_with("lm_head.") => format!("language_model.{name}"),
+                None => name,
+            };
+            (own, entry)
+        });
+        self.tensors = renamed.collect();
     }
 
     /// Maps the files named `shards`.

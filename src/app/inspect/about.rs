@@ -77,10 +77,19 @@ impl About {
         (self.context as u64).saturating_mul(self.description.info.kv_bytes_per_token as u64)
     }
 
+    /// Bytes of what it carries beside them, however long it is.
+    fn state_bytes(&self) -> u64 {
+        self.description.info.state_bytes as u64
+    }
+
+    fn conversation_bytes(&self) -> u64 {
+        self.kv_bytes().saturating_add(self.state_bytes())
+    }
+
     fn expected_bytes(&self) -> u64 {
         self.description
             .stored_bytes
-            .saturating_add(self.kv_bytes())
+            .saturating_add(self.conversation_bytes())
     }
 
     fn fit(&self) -> Option<Fit> {
@@ -89,9 +98,10 @@ impl About {
             return Some(Fit::No);
         };
         let room = rest.min(memory.for_kv());
-        if self.kv_bytes() <= room {
+        if self.conversation_bytes() <= room {
             return Some(Fit::Whole);
         }
+        let room = room.saturating_sub(self.state_bytes());
         let tokens = room.checked_div(self.description.info.kv_bytes_per_token as u64);
         Some(match usize::try_from(tokens.unwrap_or(0)) {
             Ok(0) | Err(_) => Fit::No,
@@ -119,6 +129,7 @@ impl About {
             "tool_format": self.template.as_ref().map(|template| &template.format),
             "knows_tools": self.template.as_ref().map(|template| template.knows_tools),
             "kv_bytes_per_token": info.kv_bytes_per_token,
+            "state_bytes": info.state_bytes,
             "memory": {
                 "weights_bytes": self.description.stored_bytes,
                 "kv_bytes": self.kv_bytes(),
@@ -158,12 +169,20 @@ impl About {
             row("template", tools.to_owned());
         }
         let kv = info.kv_bytes_per_token;
-        row("KV cache", format!("{kv} bytes a token"));
+        let states = match info.state_bytes {
+            0 => String::new(),
+            bytes => format!(" + {bytes} bytes of states a conversation"),
+        };
+        row("KV cache", format!("{kv} bytes a token{states}"));
         let parts = format!(
-            "{} of weights + {} of keys and values of {} tokens",
+            "{} of weights + {} of keys and values of {} tokens{}",
             size(weights),
             size(self.kv_bytes()),
-            self.context
+            self.context,
+            match self.state_bytes() {
+                0 => String::new(),
+                bytes => format!(" + {} of states", size(bytes)),
+            }
         );
         let expected = size(self.expected_bytes());
         row("memory", format!("{expected}: {parts}"));
@@ -244,9 +263,34 @@ mod tests {
     }
 
     fn said(available: u64) -> (Value, Value) {
-        let json: Value =
-            serde_json::from_str(&about(available).json()).expect("it is a line of JSON");
+        fits(&about(available))
+    }
+
+    fn fits(about: &About) -> (Value, Value) {
+        let json: Value = serde_json::from_str(&about.json()).expect("it is a line of JSON");
         (json["fits"].clone(), json["context_that_fits"].clone())
+    }
+
+    #[test]
+    fn states_take_their_room_once() {
+        let mut about = about(1);
+        let token = about.description.info.kv_bytes_per_token as u64;
+        about.description.info.state_bytes = 3 * token as usize;
+        about.description.stored_bytes = 0;
+        let mut with = |room: u64| {
+            let available = 2 * room;
+            about.memory = Some(Memory {
+                total: available,
+                available,
+            });
+            fits(&about)
+        };
+        assert_eq!(with(4099 * token), (json!(true), json!(4096)));
+        assert_eq!(with(4099 * token - 1), (json!(false), json!(4095)));
+        assert_eq!(with(5 * token), (json!(false), json!(2)));
+        assert_eq!(with(3 * token), (json!(false), json!(0)));
+        let table = about.table();
+        assert!(table.contains("bytes of states a conversation"), "{table}");
     }
 
     #[test]

@@ -37,6 +37,7 @@ use attention::Kv;
 use experts::Experts;
 use memory::Memory;
 use sampling::Tokens;
+use states::Deltas;
 use weights::Matrix;
 
 /// MLX on its default device.
@@ -44,6 +45,7 @@ pub struct Mlx {
     device: DeviceType,
     memory: Memory,
     activations: Activations,
+    deltas: Deltas,
 }
 
 /// The angles of a step: what they are computed from, for `rope_dynamic`
@@ -78,6 +80,7 @@ impl Mlx {
             device,
             memory,
             activations: Activations::new(),
+            deltas: Deltas::new(),
         })
     }
 }
@@ -275,7 +278,7 @@ impl Backend for Mlx {
         gates: &DeltaGates<'_, Array>,
         spans: &mut [StateSpan<'_, Array>],
     ) -> Result<Array, BackendError> {
-        states::gated_delta(q, k, v, gates, spans).map_err(failed("gated_delta"))
+        states::gated_delta(q, k, v, gates, spans, &self.deltas, &self.memory)
     }
 
     fn columns(&self, x: &Array, range: Range<usize>) -> Result<Array, BackendError> {

@@ -1,5 +1,5 @@
-//! What mlx-rs leaves out of MLX: mxfp4 weights, and what the device says of
-//! itself. The only file of this backend that calls MLX's C interface.
+//! What mlx-rs leaves out of MLX: mxfp4 weights, arrays that are evaluated with
+//! others, and what the device says of itself. The only file of this backend that calls MLX's C interface.
 //!
 //! By the time anything here is called, mlx-rs has evaluated something and
 //! thereby replaced MLX's error handler, which would end the process, by one
@@ -122,6 +122,31 @@ pub(super) fn mxfp4_dequantize(packed: &Array, scales: &Array) -> Result<Array, 
             )
         }
     })
+}
+
+/// `x`, whose evaluation also evaluates `others`.
+pub(super) fn depends(x: &Array, others: &[Array]) -> Result<Array, Exception> {
+    let others: Vec<mlx_sys::mlx_array> = others.iter().map(Array::as_ptr).collect();
+    // SAFETY: the vectors are made here and freed once; they hold on to the
+    // arrays they are made of, which outlive the calls. The array that is read
+    // is in an empty handle made here, nobody else has it, and the array
+    // returned frees it.
+    unsafe {
+        let inputs = mlx_sys::mlx_vector_array_new_value(x.as_ptr());
+        let others = mlx_sys::mlx_vector_array_new_data(others.as_ptr(), others.len());
+        let mut both = mlx_sys::mlx_vector_array_new();
+        let mut read = mlx_sys::mlx_array_new();
+        let done = mlx_sys::mlx_depends(&mut both, inputs, others) == 0
+            && mlx_sys::mlx_vector_array_get(&mut read, both, 0) == 0;
+        for vector in [inputs, others, both] {
+            mlx_sys::mlx_vector_array_free(vector);
+        }
+        let read = Array::from_ptr(read);
+        match done {
+            true => Ok(read),
+            false => Err(Exception::custom("the dependence on a state failed")),
+        }
+    }
 }
 
 /// Bytes the default device works well with, if it says so.

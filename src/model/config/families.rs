@@ -1,11 +1,11 @@
 //! What sets the families apart. A family is a way to fill in a
 //! [`DecoderConfig`](super::DecoderConfig), not code.
 
-use super::{NormPlacement, QkNorm};
+use super::{Names, NormPlacement, QkNorm};
 use crate::backend::Activation;
 
 /// The families, by the `model_type` they have.
-const FAMILIES: [(&str, Family); 17] = [
+const FAMILIES: [(&str, Family); 21] = [
     ("llama", Family::LLAMA),
     ("mistral", Family::MISTRAL),
     ("ministral3", Family::LLAMA),
@@ -110,6 +110,36 @@ const FAMILIES: [(&str, Family); 17] = [
             ..Family::LLAMA
         },
     ),
+    (
+        "qwen3_next",
+        Family {
+            operators: Operators::DeltaNets { fused: true },
+            experts: Some(ExpertFamily::QWEN),
+            ..QWEN3_DELTA
+        },
+    ),
+    ("qwen3_5_text", QWEN3_5),
+    (
+        "qwen3_5_moe_text",
+        Family {
+            experts: Some(ExpertFamily {
+                renormalize: Renormalize::UnlessWritten,
+                ..ExpertFamily::QWEN
+            }),
+            ..QWEN3_5
+        },
+    ),
+    (
+        "lfm2",
+        Family {
+            windows: Windows::None,
+            qk_norm: QkNorm::Head,
+            operators: Operators::ShortConvs,
+            names: Names::LFM2,
+            defaults: &[("rope_theta", 1e6)],
+            ..Family::LLAMA
+        },
+    ),
 ];
 
 const QWEN2: Family = Family {
@@ -122,6 +152,18 @@ const QWEN3: Family = Family {
     windows: Windows::None,
     qk_norm: QkNorm::Head,
     ..Family::LLAMA
+};
+
+/// What Qwen3-Next and Qwen3.5 have in common.
+const QWEN3_DELTA: Family = Family {
+    operators: Operators::DeltaNets { fused: false },
+    output_gate: true,
+    ..QWEN3
+};
+
+const QWEN3_5: Family = Family {
+    defaults: &[("partial_rotary_factor", 0.25)],
+    ..QWEN3_DELTA
 };
 
 /// What Gemma 2 and 3 have in common.
@@ -140,7 +182,12 @@ const OLMO2: Family = Family {
 
 /// Models of which the language model is a part, described by `text_config`,
 /// and the family it is of unless that says so.
-const NESTED: [(&str, &str); 2] = [("gemma3", "gemma3_text"), ("mistral3", "mistral")];
+const NESTED: [(&str, &str); 4] = [
+    ("gemma3", "gemma3_text"),
+    ("mistral3", "mistral"),
+    ("qwen3_5", "qwen3_5_text"),
+    ("qwen3_5_moe", "qwen3_5_moe_text"),
+];
 
 /// The names of the families.
 pub(super) fn names() -> String {
@@ -164,12 +211,16 @@ pub(super) fn find(name: &str) -> Option<Family> {
 /// A family.
 #[derive(Clone, Copy)]
 pub(super) struct Family {
+    /// What takes a sequence's tokens together.
+    pub(super) operators: Operators,
     /// What `sliding_window` means.
     pub(super) windows: Windows,
     /// How queries and keys are normed.
     pub(super) qk_norm: QkNorm,
     /// Where the norms of a layer stand.
     pub(super) norms: NormPlacement,
+    /// What parts are called.
+    pub(super) names: Names,
     /// Added to the stored weights of the norms.
     pub(super) norm_offset: f32,
     /// Which products of attention have biases.
@@ -185,6 +236,8 @@ pub(super) struct Family {
     pub(super) embedding_scale: EmbeddingScale,
     /// Whether each head has a sink.
     pub(super) sinks: bool,
+    /// Whether each head's query has a gate behind it.
+    pub(super) output_gate: bool,
     /// How layers with windows are rotated.
     pub(super) ropes: Ropes,
     /// Every so manieth layer is not rotated, unless `no_rope_layers` says
@@ -195,6 +248,23 @@ pub(super) struct Family {
     pub(super) stored_output_counts: bool,
     /// Numbers that `config.json` may leave out.
     pub(super) defaults: &'static [(&'static str, f64)],
+}
+
+/// What takes a sequence's tokens together.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Operators {
+    /// Attention in all layers.
+    Attention,
+    /// Attention in the layers that `layer_types` names, or else in every so
+    /// manieth, which `full_attention_interval` says; gated delta nets in the
+    /// others.
+    DeltaNets {
+        /// Whether their projections are stored as two matrices.
+        fused: bool,
+    },
+    /// Attention in the layers that `full_attn_idxs` or `layer_types` names,
+    /// short convolutions in the others.
+    ShortConvs,
 }
 
 /// Which layers `sliding_window` is for.
@@ -251,39 +321,72 @@ pub(super) struct ExpertFamily {
     pub(super) router: &'static str,
     /// The experts, stacked.
     pub(super) experts: &'static str,
-    /// Whether the chosen ones' weights add up to 1; if it is not said,
-    /// `norm_topk_prob` says so.
-    pub(super) renormalize: Option<bool>,
+    /// Whether the chosen ones' weights are made to add up to 1.
+    pub(super) renormalize: Renormalize,
     /// Whether the router's product and the experts' have biases.
     pub(super) bias: bool,
+}
+
+/// Whether chosen experts' weights are made to add up to 1.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Renormalize {
+    /// Always.
+    Always,
+    /// If `norm_topk_prob` says so.
+    IfWritten,
+    /// Unless `norm_topk_prob` says otherwise.
+    UnlessWritten,
+}
+
+impl Names {
+    const LLAMA: Self = Self {
+        last_norm: "model.norm",
+        operator_norm: "input_layernorm",
+        mlp_norm: "post_attention_layernorm",
+        qk_norms: ["q_norm", "k_norm"],
+        output: "o_proj",
+        mlp: "mlp",
+        projections: ["gate_proj", "up_proj", "down_proj"],
+    };
+    const LFM2: Self = Self {
+        last_norm: "model.embedding_norm",
+        operator_norm: "operator_norm",
+        mlp_norm: "ffn_norm",
+        qk_norms: ["q_layernorm", "k_layernorm"],
+        output: "out_proj",
+        mlp: "feed_forward",
+        projections: ["w1", "w3", "w2"],
+    };
 }
 
 impl ExpertFamily {
     const QWEN: Self = Self {
         router: "mlp.gate",
         experts: "mlp.switch_mlp",
-        renormalize: None,
+        renormalize: Renormalize::IfWritten,
         bias: false,
     };
     const MIXTRAL: Self = Self {
         router: "block_sparse_moe.gate",
         experts: "block_sparse_moe.switch_mlp",
-        renormalize: Some(true),
+        renormalize: Renormalize::Always,
         bias: false,
     };
     const GPT_OSS: Self = Self {
         router: "mlp.router",
         experts: "mlp.experts",
-        renormalize: Some(true),
+        renormalize: Renormalize::Always,
         bias: true,
     };
 }
 
 impl Family {
     const LLAMA: Self = Self {
+        operators: Operators::Attention,
         windows: Windows::ByType,
         qk_norm: QkNorm::None,
         norms: NormPlacement::Before,
+        names: Names::LLAMA,
         norm_offset: 0.0,
         biases: Biases::AsWritten,
         fused: false,
@@ -291,6 +394,7 @@ impl Family {
         experts: None,
         embedding_scale: EmbeddingScale::AsWritten,
         sinks: false,
+        output_gate: false,
         ropes: Ropes::Alike,
         no_rope_every: None,
         stored_output_counts: false,

@@ -7,6 +7,8 @@ use serde_json::json;
 use super::*;
 use crate::model::quantization::Quantization;
 
+mod operators;
+
 /// Qwen3-0.6B as mlx-community publishes it, 4 bits.
 fn qwen3() -> Value {
     json!({
@@ -25,6 +27,14 @@ fn inverse_base(config: &DecoderConfig) -> f64 {
     let frequency = f64::from(config.ropes[0].inv_freq[1]);
     let base = frequency.powf(-(config.head_dim as f64) / 2.0);
     (base / 100.0).round() * 100.0
+}
+
+/// The window and the rope of a layer of attention.
+fn attention(layer: &LayerConfig) -> (Option<usize>, Option<usize>) {
+    match layer.operator {
+        OperatorConfig::Attention { window, rope } => (window, rope),
+        other => panic!("{other:?} is no attention"),
+    }
 }
 
 /// A configuration of a family with some keys put in, or taken out by `null`.
@@ -74,8 +84,10 @@ fn a_published_configuration_is_read() {
         })
     );
     let plain = LayerConfig {
-        window: None,
-        rope: Some(0),
+        operator: OperatorConfig::Attention {
+            window: None,
+            rope: Some(0),
+        },
         mlp: MlpConfig::Gated(GatedConfig {
             width: 3072,
             activation: Activation::Silu,
@@ -141,7 +153,13 @@ fn windows_are_those_of_the_layers_that_slide() {
         object.insert("sliding_window".to_owned(), window);
         object.insert("layer_types".to_owned(), types);
         let config = DecoderConfig::parse(&config.to_string());
-        config.map(|config| config.layers.iter().map(|layer| layer.window).collect())
+        config.map(|config| {
+            config
+                .layers
+                .iter()
+                .map(|layer| attention(layer).0)
+                .collect()
+        })
     };
     let alternating = json!(["sliding_attention", "full_attention"]);
     let ok = |expected: [Option<usize>; 2]| expected.to_vec();
@@ -224,7 +242,7 @@ fn families_differ_as_their_descriptions_say() {
     let gemma3 = of_family("gemma3_text", gemma.clone()).unwrap();
     assert_eq!(inverse_base(&gemma3), 1e6);
     assert_eq!(gemma3.ropes.len(), 2);
-    let layers = gemma3.layers.iter().map(|layer| (layer.window, layer.rope));
+    let layers = gemma3.layers.iter().map(attention);
     let sliding = (Some(64), Some(1));
     assert_eq!(
         layers.collect::<Vec<_>>(),
@@ -238,7 +256,11 @@ fn families_differ_as_their_descriptions_say() {
     let mut with_base = gemma;
     with_base["rope_theta"] = json!(10_000);
     let gemma2 = of_family("gemma2", with_base).unwrap();
-    let windows: Vec<bool> = gemma2.layers.iter().map(|l| l.window.is_some()).collect();
+    let windows: Vec<bool> = gemma2
+        .layers
+        .iter()
+        .map(|l| attention(l).0.is_some())
+        .collect();
     assert_eq!(windows, [true, false, true, false, true, false]);
     assert_eq!(
         (gemma2.attention.softcap, gemma2.logits_softcap),
@@ -264,7 +286,11 @@ fn families_differ_as_their_descriptions_say() {
     assert_eq!((granite.residual_scale, granite.logits_scale), (0.5, 0.125));
 
     let smollm = of_family("smollm3", json!({"num_hidden_layers": 5})).unwrap();
-    let ropes: Vec<_> = smollm.layers.iter().map(|layer| layer.rope).collect();
+    let ropes: Vec<_> = smollm
+        .layers
+        .iter()
+        .map(|layer| attention(layer).1)
+        .collect();
     assert_eq!(ropes, [Some(0), Some(0), Some(0), None, Some(0)]);
 
     let phi = of_family("phi3", json!({"partial_rotary_factor": 0.75})).unwrap();
@@ -281,7 +307,11 @@ fn families_differ_as_their_descriptions_say() {
     .unwrap();
     let halved = olmo.ropes[0].inv_freq[0] / olmo.ropes[1].inv_freq[0];
     assert_eq!(
-        (halved, olmo.layers[3].rope, olmo.layers[0].rope),
+        (
+            halved,
+            attention(&olmo.layers[3]).1,
+            attention(&olmo.layers[0]).1
+        ),
         (0.5, Some(0), Some(1))
     );
 

@@ -1,5 +1,7 @@
 //! Adapters that fit a model, and those that do not.
 
+use super::golden::{F32_UNIT, Golden, fixture, tolerance};
+use super::states::{edited, floats, of_folder};
 use super::*;
 
 /// An adapter's folder with a configuration and a product of ones for the
@@ -75,6 +77,74 @@ fn adapters_that_do_not_fit_are_refused_with_the_reason() {
     std::fs::write(empty.path().join("adapter_model.safetensors"), "").unwrap();
     let error = load_files(&files).map(drop).unwrap_err().to_string();
     assert!(error.contains("PEFT"), "{error}");
+}
+
+/// Numbers about as large as a trained adapter's.
+fn noise(count: usize, seed: &mut u32) -> Vec<f32> {
+    let next = |_| {
+        *seed = seed.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        (*seed >> 8) as f32 / (1 << 24) as f32 - 0.5
+    };
+    (0..count).map(next).collect()
+}
+
+/// On matrices that come apart at load, and on one that does not, an adapter
+/// does what it would do added to the weights.
+#[test]
+fn an_adapter_of_matrices_that_come_apart_is_as_good_as_merged() {
+    let name = "qwen3-next-f32";
+    let (rank, scale, mut seed) = (3, 2.0, 1);
+    let mut tensors: HashMap<String, Stored> = HashMap::new();
+    let merged = edited(name, |weights| {
+        for projection in [
+            "model.layers.0.linear_attn.in_proj_qkvz",
+            "model.layers.0.linear_attn.in_proj_ba",
+            "model.layers.1.self_attn.q_proj",
+            "model.layers.2.linear_attn.out_proj",
+        ] {
+            let (_, shape, data) = weights.get_mut(&format!("{projection}.weight")).unwrap();
+            let (rows, columns) = (shape[0], shape[1]);
+            let down = noise(columns * rank, &mut seed);
+            let up = noise(rank * rows, &mut seed);
+            let added = |row: usize, column: usize| {
+                let each = (0..rank).map(|i| down[column * rank + i] * up[i * rows + row]);
+                scale * each.sum::<f32>()
+            };
+            let sums = floats(data).enumerate().map(|(at, weight)| {
+                let sum = weight + added(at / columns, at % columns);
+                sum.to_le_bytes()
+            });
+            *data = sums.flatten().collect();
+            for (part, shape, values) in [
+                ("lora_a", vec![columns, rank], down),
+                ("lora_b", vec![rank, rows], up),
+            ] {
+                let bytes = values.iter().flat_map(|x| x.to_le_bytes()).collect();
+                let stored = (safetensors::Dtype::F32, shape, bytes);
+                tensors.insert(format!("{projection}.{part}"), stored);
+            }
+        }
+    });
+    let folder = adapter(
+        &json!({"lora_parameters": {"rank": 3, "scale": scale}}),
+        &[],
+    );
+    write(&folder.path().join("adapters.safetensors"), &tensors);
+    let adapted = ModelFiles::Folder(fixture(name)).with_adapter(folder.path().to_owned());
+    let Golden { prompts, scale, .. } = Golden::read(&fixture(name));
+    for &backend in BackendChoice::BUILT_IN {
+        let mut merged = load(&of_folder(&merged), backend, &()).unwrap();
+        let mut adapted = load(&adapted, backend, &()).unwrap();
+        for case in &prompts[1..] {
+            let expected = logits_of(&mut *merged, &case.ids, 5);
+            let logits = logits_of(&mut *adapted, &case.ids, 5);
+            let off = tolerance(F32_UNIT, 4, scale);
+            assert_close(&logits, &expected, off, &format!("{backend:?}"));
+            let before = logits.iter().zip(&case.logits);
+            let moved = before.map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+            assert!(moved > 100.0 * off, "{backend:?}: only {moved}");
+        }
+    }
 }
 
 #[test]

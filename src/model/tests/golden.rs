@@ -1,6 +1,8 @@
 //! Tiny models of every family and weight format against what mlx-lm computes
 //! with them, on every backend. `scripts/make-golden` writes the fixtures.
 
+use std::path::PathBuf;
+
 use half::f16;
 use serde::Deserialize;
 use tempfile::TempDir;
@@ -9,20 +11,35 @@ use super::*;
 
 /// `golden.json` of a fixture.
 #[derive(Deserialize)]
-struct Golden {
+pub(super) struct Golden {
     dtype: String,
-    prompts: Vec<Case>,
+    pub(super) prompts: Vec<Case>,
     /// The largest logit, by size.
-    scale: f32,
+    pub(super) scale: f32,
     /// The folder of an adapter, beside the model.
     adapter: Option<String>,
 }
 
+impl Golden {
+    /// That of the fixture in a folder.
+    pub(super) fn read(folder: &Path) -> Self {
+        let text = std::fs::read_to_string(folder.join("golden.json")).unwrap();
+        serde_json::from_str(&text).unwrap()
+    }
+}
+
+/// The folder of a fixture.
+pub(super) fn fixture(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("tests/golden")
+        .join(name)
+}
+
 #[derive(Deserialize)]
-struct Case {
-    ids: Vec<u32>,
+pub(super) struct Case {
+    pub(super) ids: Vec<u32>,
     /// After the last of them, in f32.
-    logits: Vec<f32>,
+    pub(super) logits: Vec<f32>,
     greedy: Vec<u32>,
 }
 
@@ -39,34 +56,30 @@ struct Subject {
 
 /// What a rounding is off by at most, relatively, and how many there are: ten
 /// a layer, which add up like a random walk. Three times that is rare.
-fn tolerance(unit: f32, layers: usize, scale: f32) -> f32 {
+pub(super) fn tolerance(unit: f32, layers: usize, scale: f32) -> f32 {
     3.0 * unit * ((10 * layers) as f32).sqrt() * scale
 }
 
-const BF16_UNIT: f32 = 1.0 / 512.0;
+pub(super) const BF16_UNIT: f32 = 1.0 / 512.0;
 const F16_UNIT: f32 = 1.0 / 4096.0;
 /// Of f32 it is 2^-25, but sums of some hundred terms are taken in another
 /// order than the reference's: sqrt(256) times that.
-const F32_UNIT: f32 = 16.0 / 33_554_432.0;
+pub(super) const F32_UNIT: f32 = 16.0 / 33_554_432.0;
 
 /// Every fixture on every backend: as it is stored, and where the backend
 /// computes in the type of the weights, once more with those in f32, so that
 /// rounding hides nothing.
 fn subjects() -> Vec<Subject> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden");
-    let mut folders: Vec<_> = std::fs::read_dir(root)
+    let mut folders: Vec<_> = std::fs::read_dir(fixture(""))
         .unwrap()
         .map(|entry| entry.unwrap().path())
         .collect();
     folders.sort();
-    assert!(folders.len() >= 32, "{folders:?}");
+    assert!(folders.len() >= 38, "{folders:?}");
     let mut subjects = Vec::new();
     for folder in folders {
         let name = folder.file_name().unwrap().to_str().unwrap();
-        let read = || -> Golden {
-            let text = std::fs::read_to_string(folder.join("golden.json")).unwrap();
-            serde_json::from_str(&text).unwrap()
-        };
+        let read = || Golden::read(&folder);
         for &backend in BackendChoice::BUILT_IN {
             let mut add = |what: &str, path: &Path, unit: f32, kept: Option<TempDir>| {
                 let mut files = ModelFiles::Folder(path.to_owned());

@@ -113,7 +113,7 @@ impl<'a> Query<'a> {
 /// that the compiler can vectorize: `2^n e^r` with `|r| <= ln 2 / 2`, the
 /// latter by its Taylor series.
 #[inline(always)]
-fn exp(x: f32) -> f32 {
+pub(in crate::backend::candle) fn exp(x: f32) -> f32 {
     /// Added to a small number, it leaves the nearest whole one in the last
     /// bits: 1.5 * 2^23.
     const ROUND: f32 = 12_582_912.0;

@@ -11,6 +11,8 @@ use crate::backend::{AttentionSettings, Span};
 use paged::PagedKv;
 use plain::PlainKv;
 
+pub(super) use kernel::exp;
+
 /// The keys and values of one sequence in one layer.
 pub enum Kv {
     /// On the CPU.
