@@ -5,7 +5,9 @@
 
 mod conformance;
 mod conversations;
+mod families;
 mod real;
+mod written;
 
 use serde_json::json;
 
