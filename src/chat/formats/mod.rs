@@ -29,7 +29,7 @@ mod lfm2;
 mod llama_json;
 mod minimax;
 mod mistral;
-mod phi4_mini;
+pub(super) mod phi4_mini;
 mod python;
 mod qwen_xml;
 mod sections;
