@@ -12,6 +12,7 @@ pub(super) fn binding(format: ToolFormat, template: &str) -> Option<CallFormat> 
         ToolFormat::Hermes => CallFormat::hermes(),
         ToolFormat::QwenXml => CallFormat::qwen_xml(),
         ToolFormat::LlamaJson => CallFormat::llama_json(),
+        ToolFormat::Mistral if shows("[CALL_ID]") => CallFormat::mistral_call_id(),
         ToolFormat::Mistral if shows("[ARGS]") => CallFormat::mistral_args(),
         ToolFormat::Mistral if shows("[TOOL_CALLS][") || shows("[TOOL_CALLS] [") => {
             CallFormat::mistral_array()
@@ -45,6 +46,11 @@ mod tests {
                 ToolFormat::Mistral,
                 "'[TOOL_CALLS]' + name + '[ARGS]'",
                 Some(CallFormat::mistral_args()),
+            ),
+            (
+                ToolFormat::Mistral,
+                "'[TOOL_CALLS]' + name + '[CALL_ID]' + id + '[ARGS]'",
+                Some(CallFormat::mistral_call_id()),
             ),
             (
                 ToolFormat::Mistral,

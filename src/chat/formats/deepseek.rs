@@ -31,6 +31,7 @@ const MARKERS: Markers = Markers {
         let name = if name.is_empty() { head.trim() } else { name };
         name.to_owned()
     },
+    id: |_| None,
 };
 
 const DSML: &str = "<｜DSML｜function_calls>";

@@ -81,6 +81,7 @@ fn call(text: &str, tools: &Tools) -> Result<(ParsedCall, usize), Stop> {
     let call = ParsedCall {
         name: cursor.tool.to_owned(),
         arguments: Arguments::Object(arguments),
+        id: None,
     };
     Ok((call, cursor.at))
 }

@@ -91,7 +91,12 @@ fn call<'a>(text: &'a str, look: &Look<'_>) -> Option<Option<(ParsedCall, &'a st
             }
             Start::With(_) => {
                 let arguments = Arguments::Object(arguments);
-                return Some(Some((ParsedCall { name, arguments }, rest)));
+                let call = ParsedCall {
+                    name,
+                    arguments,
+                    id: None,
+                };
+                return Some(Some((call, rest)));
             }
             Start::Perhaps => return None,
             Start::Other => return Some(None),

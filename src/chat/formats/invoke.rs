@@ -85,6 +85,7 @@ fn call<'a>(text: &'a str, look: &Look<'_>, tags: &Tags) -> Option<Option<(Parse
                 let call = ParsedCall {
                     name: name.to_owned(),
                     arguments: Arguments::Object(arguments),
+                    id: None,
                 };
                 return Some(Some((call, &rest[found.len()..])));
             }

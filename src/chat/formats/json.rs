@@ -68,6 +68,7 @@ pub(super) fn with_arguments(name: &str, text: &str) -> ParsedCall {
     ParsedCall {
         name: name.to_owned(),
         arguments,
+        id: None,
     }
 }
 
@@ -123,6 +124,7 @@ pub(super) fn malformed(text: &str, reason: String) -> ParsedCall {
             text: text.trim().to_owned(),
             reason,
         },
+        id: None,
     }
 }
 
@@ -134,10 +136,12 @@ fn call(value: Json, text: &str) -> ParsedCall {
             text: text.trim().to_owned(),
             reason: reason.to_owned(),
         },
+        id: None,
     };
     let Json::Object(mut fields) = value else {
         return refused(String::new(), "the tool call is not a JSON object");
     };
+    let id = fields.get("id").and_then(Json::as_str).map(str::to_owned);
     // OpenAI's shape has the call one level down.
     if !fields.contains_key("name")
         && let Some(Json::Object(function)) = fields.get_mut("function")
@@ -156,11 +160,13 @@ fn call(value: Json, text: &str) -> ParsedCall {
         Some(Json::Object(arguments)) => ParsedCall {
             name,
             arguments: Arguments::Object(arguments),
+            id,
         },
         Some(Json::String(encoded)) => match serde_json::from_str::<Map<String, Json>>(&encoded) {
             Ok(arguments) => ParsedCall {
                 name,
                 arguments: Arguments::Object(arguments),
+                id,
             },
             Err(_) => refused(
                 name,

@@ -90,6 +90,8 @@ pub struct ParsedCall {
     pub name: String,
     /// The arguments.
     pub arguments: Arguments,
+    /// The id that the model wrote with it, as it wrote it.
+    pub id: Option<String>,
 }
 
 /// Reads one block of calls, fed the text behind the opening marker in pieces

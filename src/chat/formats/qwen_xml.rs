@@ -125,6 +125,7 @@ fn function<'a>(text: &'a str, look: &Look<'_>) -> Read<'a> {
                 let call = ParsedCall {
                     name: name.to_owned(),
                     arguments: Arguments::Object(arguments),
+                    id: None,
                 };
                 // Where `</function>` is missing, the outer end is left to
                 // end the block.

@@ -61,6 +61,20 @@ impl CallFormat {
         }
     }
 
+    /// `[TOOL_CALLS]name[CALL_ID]a1B2c3D4e[ARGS]{…}`, repeated, and the end of
+    /// the turn, as Mistral Small 3.2 writes it, with nine letters and digits.
+    pub fn mistral_call_id() -> Self {
+        Self {
+            head: vec![
+                Piece::Name,
+                exactly("[CALL_ID]"),
+                Piece::Id(9),
+                exactly("[ARGS]"),
+            ],
+            ..Self::mistral_bare_args()
+        }
+    }
+
     /// `[TOOL_CALLS]name{…}`, repeated, and the end of the turn: what those of
     /// Mistral's models write that have no `[ARGS]`.
     pub fn mistral_bare_args() -> Self {

@@ -59,6 +59,8 @@ pub(super) enum Piece {
     QuotedName,
     /// A whole number, right behind what precedes it.
     Number,
+    /// So many ASCII letters and digits, right behind what precedes them.
+    Id(u8),
 }
 
 /// How arguments are written.
@@ -130,7 +132,8 @@ impl CallFormat {
         let head = self.head.iter().flat_map(|piece| match piece {
             Piece::Text(text) => std::slice::from_ref(text),
             Piece::OneOf(texts) => texts.as_slice(),
-            Piece::Name | Piece::SpacedName | Piece::QuotedName | Piece::Number => &[],
+            Piece::Name | Piece::SpacedName | Piece::QuotedName => &[],
+            Piece::Number | Piece::Id(_) => &[],
         });
         let texts = [&self.openers, &self.quiet.opens, &self.quiet.closes];
         texts

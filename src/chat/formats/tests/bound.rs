@@ -11,11 +11,12 @@ const WALKS: u64 = 12;
 
 /// Forms, something of a template that shows which way they are written, and
 /// what opens a call.
-const BOUND: [(ToolFormat, &str, &str); 18] = [
+const BOUND: [(ToolFormat, &str, &str); 19] = [
     (ToolFormat::Hermes, "", "<tool_call>"),
     (ToolFormat::QwenXml, "", "<tool_call>"),
     (ToolFormat::LlamaJson, "", "{\"name\""),
     (ToolFormat::LlamaJson, "", "<|python_tag|>"),
+    (ToolFormat::Mistral, "[CALL_ID][ARGS]", "[TOOL_CALLS]"),
     (ToolFormat::Mistral, "[ARGS]", "[TOOL_CALLS]"),
     (ToolFormat::Mistral, "[TOOL_CALLS][", "[TOOL_CALLS]"),
     (ToolFormat::Mistral, "", "[TOOL_CALLS]"),

@@ -297,3 +297,29 @@ fn bare_json_is_a_call_only_if_it_is_all_there_is() {
     };
     assert_eq!(without.turn(json), (json.to_owned(), None, vec![]));
 }
+
+/// A call's id is read with it, however the text is cut, which `turn` sees to.
+#[test]
+fn ids_are_read_as_the_model_wrote_them() {
+    use ToolFormat::{Hermes, KimiK2, Mistral};
+    let ids = |format, text: &str| -> Vec<Option<String>> {
+        assert!(!turn(format, text).2.is_empty(), "{text}");
+        let (_, _, calls) = reading(format).with_ids(&[text]);
+        calls.into_iter().map(|call| call.id).collect()
+    };
+    let some = |id: &str| Some(id.to_owned());
+    let old = r#"[TOOL_CALLS][{"name": "a", "arguments": {"id": "no"}, "id": "a1B2c3D4e"}, {"name": "b", "arguments": {}}]"#;
+    assert_eq!(ids(Mistral, old), [some("a1B2c3D4e"), None]);
+    let new =
+        "[TOOL_CALLS]a[CALL_ID]a1B2c3D4e[ARGS]{}[TOOL_CALLS]b[CALL_ID] x {}[TOOL_CALLS]c[ARGS]{}";
+    assert_eq!(ids(Mistral, new), [some("a1B2c3D4e"), some("x"), None]);
+    let kimi = "<|tool_calls_section_begin|><|tool_call_begin|> functions.a:0 <|tool_call_argument_begin|>{}<|tool_call_end|>\
+        <|tool_call_begin|>call00000<|tool_call_argument_begin|>{}<|tool_call_end|><|tool_calls_section_end|>";
+    assert_eq!(
+        ids(KimiK2, kimi),
+        [some("functions.a:0"), some("call00000")]
+    );
+    let hermes =
+        r#"<tool_call>{"id": "x", "function": {"name": "a", "arguments": "{}"}}</tool_call>"#;
+    assert_eq!(ids(Hermes, hermes), [some("x")]);
+}

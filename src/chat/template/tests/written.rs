@@ -34,11 +34,10 @@ const UNREAD: [&str; 12] = [
 ];
 
 /// Templates whose calls are read and not bound.
-pub(super) const UNBOUND: [&str; 10] = [
+pub(super) const UNBOUND: [&str; 9] = [
     "Apriel-1.6-15b-Thinker-fixed",
     "ByteDance-Seed-OSS",
     "MiniMax-M1",
-    "Mistral-Small-3.2-24B-Instruct-2506",
     "NVIDIA-Nemotron-Nano-v2",
     "deepseek-ai-DeepSeek-V3.2",
     "deepseek-ai-DeepSeek-V4",

@@ -111,10 +111,14 @@ pub(super) fn read(family: &str, text: &str) -> Option<Vec<Read>> {
             objects(&text[..text.rfind("<|/tool_call|>")?], "arguments")
         }
         "granite" => objects(text.strip_prefix("<|tool_call|>")?, "arguments"),
-        "mistral_args" | "mistral_bare_args" => {
+        "mistral_args" | "mistral_call_id" | "mistral_bare_args" => {
             let text = text.strip_prefix("[TOOL_CALLS]")?;
             let (name, arguments) = match family {
                 "mistral_args" => text.split_once("[ARGS]")?,
+                "mistral_call_id" => {
+                    let (name, text) = text.split_once("[CALL_ID]")?;
+                    (name, text.split_once("[ARGS]")?.1)
+                }
                 _ => text.split_at(text.find(|c: char| c == '{' || c.is_whitespace())?),
             };
             Some(vec![Read::Json(name.trim().to_owned(), json(arguments)?)])
@@ -319,7 +323,9 @@ fn typed(texts: &[(String, String)], schema: &Value) -> Result<Value, String> {
 pub(super) fn start(family: &str) -> &'static str {
     match family {
         "json" | "llama_json" => "{\"name\"",
-        "mistral_array" | "mistral_args" | "mistral_bare_args" => "[TOOL_CALLS]",
+        "mistral_array" | "mistral_args" | "mistral_call_id" | "mistral_bare_args" => {
+            "[TOOL_CALLS]"
+        }
         "harmony" => "<|channel|>commentary to=functions.",
         "phi4_mini" | "granite" => "<|tool_call|>",
         "deepseek_v3" | "deepseek_v3_1" => "<｜tool▁calls▁begin｜>",
