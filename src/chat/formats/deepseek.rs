@@ -51,6 +51,7 @@ pub(super) const FORM: Form = Form {
     openings: &[CALLS, CALL, DSML, DSML_V4, INVOKE],
     closings: &[CALL_END, CALLS_END, DSML_END, DSML_V4_END],
     reasoning: &[THINK],
+    answer: &[],
     reader: |opening, tools| {
         let syntax = match opening {
             CALLS | CALL => &SECTIONS,

@@ -34,6 +34,7 @@ pub(super) const FORM: Form = Form {
         "<|tool_response>",
     ],
     reasoning: &[("<|channel>thought", "<channel|>"), THINK],
+    answer: &[],
     reader: |opening, tools| Reader::boxed(&SYNTAX, opening, tools),
     bare: None,
 };

@@ -88,6 +88,9 @@ pub(super) fn is_call(text: &str) -> bool {
     }
 }
 
+/// The fields that a name is in; the second is Cohere's.
+const NAMES: [&str; 2] = ["name", "tool_name"];
+
 /// The fields that arguments are in.
 const ARGUMENTS: [&str; 2] = ["arguments", "parameters"];
 
@@ -148,7 +151,7 @@ fn call(value: Json, text: &str) -> ParsedCall {
     {
         fields = std::mem::take(function);
     }
-    let name = match fields.get("name") {
+    let name = match NAMES.iter().find_map(|key| fields.get(*key)) {
         Some(Json::String(name)) => name.clone(),
         _ => return refused(String::new(), "the tool call has no \"name\""),
     };
@@ -178,14 +181,14 @@ fn call(value: Json, text: &str) -> ParsedCall {
     }
 }
 
-/// The text of `"name"` in the outermost object of a JSON text that may be cut
+/// The name in the outermost object of a JSON text that may be cut
 /// short or broken.
 pub(super) fn name_in(text: &str) -> Option<String> {
     let mut key = String::new();
     for (string, is_key) in outer_strings(text) {
         if is_key {
             key = string;
-        } else if key == "name" {
+        } else if NAMES.contains(&key.as_str()) {
             return Some(string);
         }
     }

@@ -24,6 +24,7 @@ pub(super) const FORM: Form = Form {
     openings: &[SECTION, CALL],
     closings: &[CALL_END, SECTION_END],
     reasoning: &[THINK],
+    answer: &[],
     reader: |opening, tools| Reader::boxed(&SYNTAX, opening, tools),
     bare: None,
 };

@@ -16,6 +16,7 @@ pub(super) const FORM: Form = Form {
     closings: &[],
     // The first Magistral wrote what others write.
     reasoning: &[("[THINK]", "[/THINK]"), THINK],
+    answer: &[],
     reader: |opening, tools| Reader::boxed(&SYNTAX, opening, tools),
     bare: None,
 };

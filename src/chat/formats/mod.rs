@@ -15,6 +15,7 @@
 mod bare;
 mod binding;
 mod choice;
+mod cohere;
 mod deepseek;
 mod gemma;
 mod glm;
@@ -78,6 +79,9 @@ pub enum ToolFormat {
     /// Python's calls between `<|tool_call_start|>` and `<|tool_call_end|>`:
     /// LFM2.
     Lfm2,
+    /// A JSON array with `"tool_name"` and `"parameters"` between
+    /// `<|START_ACTION|>` and `<|END_ACTION|>`: Cohere's Command R7B and A.
+    Cohere,
     /// Bare JSON as the whole turn: the last resort, for templates that know
     /// tools and show no form of calls that is known here.
     Json,
@@ -123,6 +127,8 @@ pub(super) struct Form {
     pub(super) closings: &'static [&'static str],
     /// The pairs of texts that stand around reasoning; the first is the usual.
     pub(super) reasoning: &'static [(&'static str, &'static str)],
+    /// The pairs of texts that may stand around all of the content.
+    pub(super) answer: &'static [(&'static str, &'static str)],
     /// A reader for the block that one of the openings opens.
     pub(super) reader: fn(&'static str, &Tools) -> Box<dyn CallReader>,
     /// How calls look that nothing opens, but that they begin the turn's
@@ -168,6 +174,7 @@ impl ToolFormat {
             Self::KimiK2 => &kimi_k2::FORM,
             Self::MiniMax => &minimax::FORM,
             Self::Lfm2 => &lfm2::FORM,
+            Self::Cohere => &cohere::FORM,
             Self::Json => &bare::FORM,
         })
     }

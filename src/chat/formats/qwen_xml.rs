@@ -35,6 +35,7 @@ pub(super) const FORM: Form = Form {
     openings: &[OUTER, SEED, FUNCTION],
     closings: &[OUTER_END, SEED_END, FUNCTION_END],
     reasoning: &[THINK, ("<seed:think>", "</seed:think>")],
+    answer: &[],
     reader: |opening, tools| Reader::boxed(&SYNTAX, opening, tools),
     bare: None,
 };

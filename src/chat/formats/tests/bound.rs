@@ -11,7 +11,7 @@ const WALKS: u64 = 12;
 
 /// Forms, something of a template that shows which way they are written, and
 /// what opens a call.
-const BOUND: [(ToolFormat, &str, &str); 19] = [
+const BOUND: [(ToolFormat, &str, &str); 28] = [
     (ToolFormat::Hermes, "", "<tool_call>"),
     (ToolFormat::QwenXml, "", "<tool_call>"),
     (ToolFormat::LlamaJson, "", "{\"name\""),
@@ -36,6 +36,19 @@ const BOUND: [(ToolFormat, &str, &str); 19] = [
     (ToolFormat::Granite, "", "<|tool_call|>"),
     (ToolFormat::DeepSeek, "```json", "<｜tool▁calls▁begin｜>"),
     (ToolFormat::DeepSeek, "", "<｜tool▁calls▁begin｜>"),
+    (
+        ToolFormat::DeepSeek,
+        "｜DSML｜ function_calls>",
+        "<｜DSML｜function_calls>",
+    ),
+    (ToolFormat::DeepSeek, "｜DSML｜", "<｜DSML｜tool_calls>"),
+    (ToolFormat::QwenXml, "<seed:tool_call>", "<seed:tool_call>"),
+    (ToolFormat::QwenXml, "<function=", "<function="),
+    (ToolFormat::Cohere, "", "<|START_ACTION|>"),
+    (ToolFormat::Json, "", "{\"name\""),
+    (ToolFormat::Json, "<TOOLCALL>", "<TOOLCALL>"),
+    (ToolFormat::Json, "<tool_calls>[", "<tool_calls>"),
+    (ToolFormat::Json, "<tool_calls>", "<tool_calls>"),
     (ToolFormat::KimiK2, "", "<|tool_calls_section_begin|>"),
     (ToolFormat::MiniMax, "", "<minimax:tool_call>"),
     (ToolFormat::Lfm2, "", "<|tool_call_start|>"),

@@ -71,6 +71,10 @@ fn a_templates_own_markers_choose_its_form() {
         ),
         ("<|python_tag|>", ToolFormat::LlamaJson),
         (
+            "write <|START_ACTION|> followed by a list",
+            ToolFormat::Cohere,
+        ),
+        (
             "'<tool_call> tags: <tool_calls>[{\"name\": ' ",
             ToolFormat::Json,
         ),

@@ -323,3 +323,92 @@ fn ids_are_read_as_the_model_wrote_them() {
         r#"<tool_call>{"id": "x", "function": {"name": "a", "arguments": "{}"}}</tool_call>"#;
     assert_eq!(ids(Hermes, hermes), [some("x")]);
 }
+
+#[test]
+fn markers_around_the_answer_are_no_content() {
+    use ToolFormat::{Cohere, Granite};
+    let said = |format, text: &str| {
+        let (content, reasoning, calls) = turn(format, text);
+        assert_eq!(calls, [], "{text}");
+        (content, reasoning.unwrap_or_default())
+    };
+    let pair = |content: &str, reasoning: &str| (content.to_owned(), reasoning.to_owned());
+    for (text, expected) in [
+        (
+            "<think>Hm.</think>\n<response>Yes.</response>",
+            pair("Yes.", "Hm."),
+        ),
+        (
+            "<think>Hm.</think><response>\nYes.\n</response>\n",
+            pair("Yes.", "Hm."),
+        ),
+        ("Hm.</think><response>Yes.</response>", pair("Yes.", "Hm.")),
+        ("<response>Yes.", pair("Yes.", "")),
+        ("<response>Yes.</respon", pair("Yes.</respon", "")),
+        ("<response></response>", pair("", "")),
+        // Anywhere else they are text.
+        (
+            "Write <response> here.</response>",
+            pair("Write <response> here.</response>", ""),
+        ),
+        ("Yes.</response>", pair("Yes.</response>", "")),
+        (
+            "<response>a <response>b</response> c</response> d</response></response> ",
+            pair("a <response>b</response> c</response> d</response>", ""),
+        ),
+        (
+            "<think><response>x</response></think>Yes.",
+            pair("Yes.", "<response>x</response>"),
+        ),
+    ] {
+        assert_eq!(said(Granite, text), expected, "{text}");
+        let cohere = text
+            .replace("<think>", "<|START_THINKING|>")
+            .replace("</think>", "<|END_THINKING|>")
+            .replace("<response>", "<|START_RESPONSE|>")
+            .replace("</response>", "<|END_RESPONSE|>");
+        let expected = pair(
+            &expected
+                .0
+                .replace("<response>", "<|START_RESPONSE|>")
+                .replace("</response>", "<|END_RESPONSE|>"),
+            &expected
+                .1
+                .replace("<response>", "<|START_RESPONSE|>")
+                .replace("</response>", "<|END_RESPONSE|>"),
+        );
+        // Cut in its marker, a text ends in less of the other one.
+        if !text.ends_with("</respon") {
+            assert_eq!(said(Cohere, &cohere), expected, "{cohere}");
+        }
+    }
+    // The prompt opens the reasoning, or has closed it.
+    for (end, text) in [
+        (
+            "<|START_THINKING|>",
+            "Hm.<|END_THINKING|><|START_TEXT|>Yes.<|END_TEXT|>",
+        ),
+        (
+            "<|START_THINKING|><|END_THINKING|>",
+            "<|START_TEXT|>Yes.<|END_TEXT|>",
+        ),
+    ] {
+        let prompt = format!("<|CHATBOT_TOKEN|>{end}");
+        let opened = Reading {
+            prompt: &prompt,
+            ..reading(Cohere)
+        };
+        let (content, reasoning, _) = opened.turn(text);
+        assert_eq!(content, "Yes.", "{text}");
+        assert_eq!(reasoning.is_some(), text.starts_with("Hm."), "{text}");
+    }
+    // A call behind an answer, and one within.
+    let call = r#"<|tool_call|>[{"name": "a", "arguments": {"x": 1}}]"#;
+    for text in [
+        format!("<response>Look.</response>{call}"),
+        format!("<response>Look.{call}</response>"),
+    ] {
+        let (content, _, calls) = turn(Granite, &text);
+        assert_eq!((content.as_str(), calls), ("Look.", vec![a()]), "{text}");
+    }
+}

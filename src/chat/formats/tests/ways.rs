@@ -22,7 +22,7 @@ pub(super) struct Way {
 
 pub(super) type Call<'a> = (&'a str, &'a Map<String, Json>);
 
-pub(super) const WAYS: [Way; 25] = [
+pub(super) const WAYS: [Way; 26] = [
     way(
         "hermes",
         ToolFormat::Hermes,
@@ -299,6 +299,21 @@ pub(super) const WAYS: [Way; 25] = [
         },
         "<|tool_calls_section_begin|>",
         &["<|tool_call_end|>", "<|tool_calls_section_end|>"],
+    ),
+    way(
+        "cohere",
+        ToolFormat::Cohere,
+        |calls| {
+            format!(
+                "<|START_ACTION|>[\n    {}\n]<|END_ACTION|>",
+                joined(calls, ",\n    ", |name, args| format!(
+                    "{{\"tool_call_id\": \"0\", \"tool_name\": \"{name}\", \"parameters\": {}}}",
+                    json(args)
+                ))
+            )
+        },
+        "<|START_ACTION|>",
+        &["<|END_ACTION|>", "<|START_ACTION|>", "]"],
     ),
     way(
         "minimax",

@@ -18,11 +18,9 @@ const UNWRITTEN: [&str; 3] = [
 ];
 
 /// Templates with a form of their own that is not known.
-const UNREAD: [&str; 12] = [
+const UNREAD: [&str; 10] = [
     "Apertus-8B-Instruct",
-    "Cohere2MoE",
     "CohereForAI-c4ai-command-r-plus-tool_use",
-    "CohereForAI-c4ai-command-r7b-12-2024-tool_use",
     "GigaChat3-10B-A1.8B",
     "GigaChat3.1-10B-A1.8B",
     "Kimi-K3",
@@ -34,17 +32,7 @@ const UNREAD: [&str; 12] = [
 ];
 
 /// Templates whose calls are read and not bound.
-pub(super) const UNBOUND: [&str; 9] = [
-    "Apriel-1.6-15b-Thinker-fixed",
-    "ByteDance-Seed-OSS",
-    "MiniMax-M1",
-    "NVIDIA-Nemotron-Nano-v2",
-    "deepseek-ai-DeepSeek-V3.2",
-    "deepseek-ai-DeepSeek-V4",
-    "deepseek-ai-DeepSeek-V4-Flash-0731",
-    "meetkai-functionary-medium-v3.1",
-    "unsloth-Apriel-1.5",
-];
+pub(super) const UNBOUND: [&str; 0] = [];
 
 const RESULT: &str = "It is warm.";
 

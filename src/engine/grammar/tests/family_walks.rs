@@ -15,7 +15,7 @@ use super::*;
 const MAX_TOKENS: usize = 4000;
 
 /// Words that bring a call to its end.
-pub(super) const ENDINGS: [&str; 20] = [
+pub(super) const ENDINGS: [&str; 22] = [
     "}",
     "]",
     "\"",
@@ -32,6 +32,8 @@ pub(super) const ENDINGS: [&str; 20] = [
     "<|\"|>",
     "</function>",
     "</invoke>",
+    "</｜DSML｜parameter>",
+    "</｜DSML｜invoke>",
     "<",
     "/",
     "\n",
@@ -191,6 +193,23 @@ pub(super) fn read(family: &str, text: &str) -> Option<Vec<Read>> {
                 Some((Read::Texts(name.to_owned(), arguments), call))
             },
         ),
+        "deepseek_v3_2" => several(
+            text,
+            ["<｜DSML｜function_calls>", "</｜DSML｜function_calls>"],
+            |call| {
+                let call = call.strip_prefix("<｜DSML｜invoke name=\"")?;
+                let (name, call) = call.split_once("\">")?;
+                let tags = ["<｜DSML｜parameter name=\"", "\">", "</｜DSML｜parameter>"];
+                let (arguments, call) = tagged(call, tags)?;
+                let key = |key: String| Some(key.split_once("\" string=\"")?.0.to_owned());
+                let arguments = arguments
+                    .into_iter()
+                    .map(|(name, value)| Some((key(name)?, value)));
+                let arguments = arguments.collect::<Option<_>>()?;
+                let call = call.strip_prefix("</｜DSML｜invoke>")?;
+                Some((Read::Texts(name.to_owned(), arguments), call))
+            },
+        ),
         "lfm2" => {
             let text = text.strip_prefix("<|tool_call_start|>")?;
             let mut reader = Reader { text, mark: None };
@@ -331,6 +350,7 @@ pub(super) fn start(family: &str) -> &'static str {
         "deepseek_v3" | "deepseek_v3_1" => "<｜tool▁calls▁begin｜>",
         "kimi_k2" => "<|tool_calls_section_begin|>",
         "minimax" => "<minimax:tool_call>",
+        "deepseek_v3_2" => "<｜DSML｜function_calls>",
         "lfm2" => "<|tool_call_start|>",
         "gemma" => "<start_function_call>",
         "gemma4" => "<|tool_call>",
