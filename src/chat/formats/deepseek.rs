@@ -44,6 +44,7 @@ const TAGS: Tags = Tags {
     invoke_end: "</｜DSML｜invoke>",
     parameter: "<｜DSML｜parameter ",
     parameter_end: "</｜DSML｜parameter>",
+    cdata: false,
     ends: &[DSML_END, DSML_V4_END],
 };
 

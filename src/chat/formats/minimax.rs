@@ -12,6 +12,7 @@ const TAGS: Tags = Tags {
     invoke_end: "</invoke>",
     parameter: "<parameter ",
     parameter_end: "</parameter>",
+    cdata: false,
     ends: &[CLOSING],
 };
 

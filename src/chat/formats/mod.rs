@@ -18,6 +18,7 @@ mod choice;
 mod cohere;
 mod deepseek;
 mod gemma;
+mod gigachat;
 mod glm;
 mod granite;
 pub(super) mod harmony;
@@ -28,6 +29,7 @@ mod json_block;
 mod kimi_k2;
 mod lfm2;
 mod llama_json;
+mod minicpm;
 mod minimax;
 mod mistral;
 pub(super) mod phi4_mini;
@@ -82,6 +84,10 @@ pub enum ToolFormat {
     /// A JSON array with `"tool_name"` and `"parameters"` between
     /// `<|START_ACTION|>` and `<|END_ACTION|>`: Cohere's Command R7B and A.
     Cohere,
+    /// JSON behind `<|function_call|>`: GigaChat 3.
+    GigaChat,
+    /// `<function name="…"><param name="…">`: MiniCPM5.
+    MiniCpm,
     /// Bare JSON as the whole turn: the last resort, for templates that know
     /// tools and show no form of calls that is known here.
     Json,
@@ -175,6 +181,8 @@ impl ToolFormat {
             Self::MiniMax => &minimax::FORM,
             Self::Lfm2 => &lfm2::FORM,
             Self::Cohere => &cohere::FORM,
+            Self::GigaChat => &gigachat::FORM,
+            Self::MiniCpm => &minicpm::FORM,
             Self::Json => &bare::FORM,
         })
     }

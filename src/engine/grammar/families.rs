@@ -313,6 +313,26 @@ impl CallFormat {
         }
     }
 
+    /// `<|function_call|>{"name": …, "arguments": {…}}` and
+    /// `<|message_sep|>` or the end of the turn, as GigaChat 3.1 writes it.
+    pub fn gigachat() -> Self {
+        Self {
+            openers: texts(&["<|function_call|>"]),
+            at_start: 0,
+            closer: "<|message_sep|>".to_owned(),
+            ..Self::json()
+        }
+    }
+
+    /// The same in a message of the role `function call`, as GigaChat 3 writes
+    /// it.
+    pub fn gigachat_message() -> Self {
+        Self {
+            openers: texts(&["function call<|role_sep|>"]),
+            ..Self::gigachat()
+        }
+    }
+
     /// `[{"name": …, "arguments": {…}}, …]`.
     fn json_array() -> Self {
         let mut head = json_head("arguments");

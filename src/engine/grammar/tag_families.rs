@@ -105,6 +105,27 @@ impl CallFormat {
         }
     }
 
+    /// `<function name="name">`, for each argument
+    /// `<param name="key">value</param>`, then `</function>`, as MiniCPM5
+    /// writes it.
+    pub fn minicpm() -> Self {
+        Self {
+            openers: texts(&["<function name=\""]),
+            head: vec![Piece::Name, exactly("\">")],
+            form: Form::Tagged(Tags {
+                key_opens: "<param name=\"".to_owned(),
+                key_closes: "\">".to_owned(),
+                json_key_closes: None,
+                value_opens: String::new(),
+                value_closes: "</param>".to_owned(),
+                lines: false,
+            }),
+            end: "</function>".to_owned(),
+            closer: String::new(),
+            ..Self::hermes()
+        }
+    }
+
     /// `<｜DSML｜function_calls>`, then for each call
     /// `<｜DSML｜invoke name="name">`, for each argument
     /// `<｜DSML｜parameter name="key" string="true">text</｜DSML｜parameter>`, or

@@ -11,7 +11,7 @@ const WALKS: u64 = 12;
 
 /// Forms, something of a template that shows which way they are written, and
 /// what opens a call.
-const BOUND: [(ToolFormat, &str, &str); 28] = [
+const BOUND: [(ToolFormat, &str, &str); 31] = [
     (ToolFormat::Hermes, "", "<tool_call>"),
     (ToolFormat::QwenXml, "", "<tool_call>"),
     (ToolFormat::LlamaJson, "", "{\"name\""),
@@ -44,6 +44,13 @@ const BOUND: [(ToolFormat, &str, &str); 28] = [
     (ToolFormat::DeepSeek, "｜DSML｜", "<｜DSML｜tool_calls>"),
     (ToolFormat::QwenXml, "<seed:tool_call>", "<seed:tool_call>"),
     (ToolFormat::QwenXml, "<function=", "<function="),
+    (
+        ToolFormat::GigaChat,
+        "<|function_call|>",
+        "<|function_call|>",
+    ),
+    (ToolFormat::GigaChat, "", "function call<|role_sep|>"),
+    (ToolFormat::MiniCpm, "", "<function name=\""),
     (ToolFormat::Cohere, "", "<|START_ACTION|>"),
     (ToolFormat::Json, "", "{\"name\""),
     (ToolFormat::Json, "<TOOLCALL>", "<TOOLCALL>"),

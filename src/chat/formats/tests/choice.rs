@@ -71,6 +71,18 @@ fn a_templates_own_markers_choose_its_form() {
         ),
         ("<|python_tag|>", ToolFormat::LlamaJson),
         (
+            "'<|role_sep|>' and '<|function_call|>'",
+            ToolFormat::GigaChat,
+        ),
+        (
+            "'role': 'function call' and '<|role_sep|>'",
+            ToolFormat::GigaChat,
+        ),
+        (
+            "<function name=\"f\"><param name=\"k\">v</param></function>",
+            ToolFormat::MiniCpm,
+        ),
+        (
             "write <|START_ACTION|> followed by a list",
             ToolFormat::Cohere,
         ),

@@ -22,7 +22,7 @@ pub(super) struct Way {
 
 pub(super) type Call<'a> = (&'a str, &'a Map<String, Json>);
 
-pub(super) const WAYS: [Way; 26] = [
+pub(super) const WAYS: [Way; 29] = [
     way(
         "hermes",
         ToolFormat::Hermes,
@@ -299,6 +299,38 @@ pub(super) const WAYS: [Way; 26] = [
         },
         "<|tool_calls_section_begin|>",
         &["<|tool_call_end|>", "<|tool_calls_section_end|>"],
+    ),
+    way(
+        "gigachat",
+        ToolFormat::GigaChat,
+        |calls| {
+            each(calls, |name, args| {
+                format!("<|function_call|>{}", object(name, "arguments", args))
+            })
+        },
+        "<|function_call|>",
+        &["<|message_sep|>", "<|function_call|>", "}"],
+    ),
+    way(
+        "gigachat, message",
+        ToolFormat::GigaChat,
+        |calls| {
+            each(calls, |name, args| {
+                format!(
+                    "<|message_sep|>\n\nfunction call<|role_sep|>\n{}",
+                    object(name, "arguments", args)
+                )
+            })
+        },
+        "<|message_sep|>\n\nfunction call<|role_sep|>",
+        &["<|message_sep|>", "function call<|role_sep|>"],
+    ),
+    way(
+        "minicpm",
+        ToolFormat::MiniCpm,
+        |calls| each(calls, params),
+        "<function name=",
+        &["</param>", "</function>", "<param name=\"x\">", "<b>"],
     ),
     way(
         "cohere",

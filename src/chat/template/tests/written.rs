@@ -18,15 +18,12 @@ const UNWRITTEN: [&str; 3] = [
 ];
 
 /// Templates with a form of their own that is not known.
-const UNREAD: [&str; 10] = [
+const UNREAD: [&str; 7] = [
     "Apertus-8B-Instruct",
     "CohereForAI-c4ai-command-r-plus-tool_use",
-    "GigaChat3-10B-A1.8B",
-    "GigaChat3.1-10B-A1.8B",
     "Kimi-K3",
     "MiniMax-M3",
     "muse-glimmer",
-    "openbmb-MiniCPM5-1B",
     "tencent-Hy3",
     "upstage-Solar-Open-100B",
 ];
