@@ -13,7 +13,7 @@ struct Signs {
 
 /// The most specific first: `<tool_call>` alone is Hermes', but GLM and
 /// Qwen3-Coder write it too, and `<|tool_call|>` is in two families.
-const SIGNS: [Signs; 17] = [
+const SIGNS: [Signs; 18] = [
     Signs {
         format: ToolFormat::Harmony,
         any: &[&["<|channel|>", "<|message|>"]],
@@ -33,6 +33,10 @@ const SIGNS: [Signs; 17] = [
     Signs {
         format: ToolFormat::Cohere,
         any: &[&["<|START_ACTION|>"]],
+    },
+    Signs {
+        format: ToolFormat::Apertus,
+        any: &[&["<|tools_prefix|>"]],
     },
     Signs {
         format: ToolFormat::GigaChat,

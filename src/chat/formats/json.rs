@@ -195,6 +195,14 @@ pub(super) fn name_in(text: &str) -> Option<String> {
     None
 }
 
+/// The first key in the outermost object of a JSON text that may be cut short
+/// or broken.
+pub(super) fn first_key(text: &str) -> Option<String> {
+    let strings = outer_strings(text).into_iter();
+    let mut keys = strings.filter_map(|(string, is_key)| is_key.then_some(string));
+    keys.next()
+}
+
 /// The strings in the outermost object of a JSON text, or in those of the
 /// outermost array, up to where the text is cut or no JSON; and whether they
 /// are keys.

@@ -12,6 +12,7 @@
 //! outside of its markers, and `harmony` reads whole turns. Results of calls are written
 //! by the chat templates, none of which needs help with it.
 
+mod apertus;
 mod bare;
 mod binding;
 mod choice;
@@ -88,6 +89,9 @@ pub enum ToolFormat {
     GigaChat,
     /// `<function name="…"><param name="…">`: MiniCPM5.
     MiniCpm,
+    /// A JSON array of `{"name": {…}}` between `<|tools_prefix|>` and
+    /// `<|tools_suffix|>`: Apertus.
+    Apertus,
     /// Bare JSON as the whole turn: the last resort, for templates that know
     /// tools and show no form of calls that is known here.
     Json,
@@ -183,6 +187,7 @@ impl ToolFormat {
             Self::Cohere => &cohere::FORM,
             Self::GigaChat => &gigachat::FORM,
             Self::MiniCpm => &minicpm::FORM,
+            Self::Apertus => &apertus::FORM,
             Self::Json => &bare::FORM,
         })
     }

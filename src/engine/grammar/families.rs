@@ -313,6 +313,21 @@ impl CallFormat {
         }
     }
 
+    /// `<|tools_prefix|>[{"name of the tool": {…}}, …]<|tools_suffix|>`, as
+    /// Apertus writes it.
+    pub fn apertus() -> Self {
+        Self {
+            openers: texts(&["<|tools_prefix|>"]),
+            quiet: Quiet {
+                opens: texts(&["<|inner_prefix|>", "<think>"]),
+                closes: texts(&["<|inner_suffix|>", "</think>"]),
+            },
+            head: vec![text("["), text("{"), Piece::QuotedName, text(":")],
+            closer: "]<|tools_suffix|>".to_owned(),
+            ..Self::json_array()
+        }
+    }
+
     /// `<|function_call|>{"name": …, "arguments": {…}}` and
     /// `<|message_sep|>` or the end of the turn, as GigaChat 3.1 writes it.
     pub fn gigachat() -> Self {

@@ -22,7 +22,7 @@ pub(super) struct Way {
 
 pub(super) type Call<'a> = (&'a str, &'a Map<String, Json>);
 
-pub(super) const WAYS: [Way; 29] = [
+pub(super) const WAYS: [Way; 30] = [
     way(
         "hermes",
         ToolFormat::Hermes,
@@ -331,6 +331,21 @@ pub(super) const WAYS: [Way; 29] = [
         |calls| each(calls, params),
         "<function name=",
         &["</param>", "</function>", "<param name=\"x\">", "<b>"],
+    ),
+    way(
+        "apertus",
+        ToolFormat::Apertus,
+        |calls| {
+            format!(
+                "<|tools_prefix|>[{}]<|tools_suffix|>",
+                joined(calls, ", ", |name, args| format!(
+                    "{{\"{name}\": {}}}",
+                    json(args)
+                ))
+            )
+        },
+        "<|tools_prefix|>",
+        &["<|tools_suffix|>", "<|tools_prefix|>", "]"],
     ),
     way(
         "cohere",

@@ -18,8 +18,7 @@ const UNWRITTEN: [&str; 3] = [
 ];
 
 /// Templates with a form of their own that is not known.
-const UNREAD: [&str; 7] = [
-    "Apertus-8B-Instruct",
+const UNREAD: [&str; 6] = [
     "CohereForAI-c4ai-command-r-plus-tool_use",
     "Kimi-K3",
     "MiniMax-M3",
