@@ -41,6 +41,7 @@ pub(super) fn binding(format: ToolFormat, template: &str) -> Option<CallFormat> 
         ToolFormat::GigaChat => CallFormat::gigachat_message(),
         ToolFormat::MiniCpm => CallFormat::minicpm(),
         ToolFormat::Apertus => CallFormat::apertus(),
+        ToolFormat::Hunyuan => CallFormat::hunyuan(),
         ToolFormat::Cohere => CallFormat::cohere(),
         ToolFormat::Json if shows("<TOOLCALL>") => CallFormat::nemotron(),
         ToolFormat::Json if shows("<tool_calls>[") => CallFormat::apriel(),

@@ -13,7 +13,7 @@ struct Signs {
 
 /// The most specific first: `<tool_call>` alone is Hermes', but GLM and
 /// Qwen3-Coder write it too, and `<|tool_call|>` is in two families.
-const SIGNS: [Signs; 18] = [
+const SIGNS: [Signs; 19] = [
     Signs {
         format: ToolFormat::Harmony,
         any: &[&["<|channel|>", "<|message|>"]],
@@ -37,6 +37,11 @@ const SIGNS: [Signs; 18] = [
     Signs {
         format: ToolFormat::Apertus,
         any: &[&["<|tools_prefix|>"]],
+    },
+    // Its template puts the tags' ends in.
+    Signs {
+        format: ToolFormat::Hunyuan,
+        any: &[&["<arg_key{}>", ":opensource"], &["<arg_key:opensource>"]],
     },
     Signs {
         format: ToolFormat::GigaChat,

@@ -24,6 +24,7 @@ mod glm;
 mod granite;
 pub(super) mod harmony;
 mod hermes;
+mod hunyuan;
 mod invoke;
 mod json;
 mod json_block;
@@ -92,6 +93,8 @@ pub enum ToolFormat {
     /// A JSON array of `{"name": {…}}` between `<|tools_prefix|>` and
     /// `<|tools_suffix|>`: Apertus.
     Apertus,
+    /// GLM's form with other tags: Hunyuan 3.
+    Hunyuan,
     /// Bare JSON as the whole turn: the last resort, for templates that know
     /// tools and show no form of calls that is known here.
     Json,
@@ -188,6 +191,7 @@ impl ToolFormat {
             Self::GigaChat => &gigachat::FORM,
             Self::MiniCpm => &minicpm::FORM,
             Self::Apertus => &apertus::FORM,
+            Self::Hunyuan => &hunyuan::FORM,
             Self::Json => &bare::FORM,
         })
     }

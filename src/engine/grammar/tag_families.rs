@@ -82,6 +82,38 @@ impl CallFormat {
         }
     }
 
+    /// `<tool_calls:opensource>`, then for each call
+    /// `<tool_call:opensource>name<tool_sep:opensource>`, the arguments in GLM's
+    /// manner and `</tool_call:opensource>`, then `</tool_calls:opensource>`, as
+    /// Hunyuan 3 writes it.
+    pub fn hunyuan() -> Self {
+        Self {
+            openers: texts(&["<tool_calls:opensource>"]),
+            quiet: Quiet {
+                opens: texts(&["<think:opensource>"]),
+                closes: texts(&["</think:opensource>"]),
+            },
+            head: vec![
+                text("<tool_call:opensource>"),
+                Piece::Name,
+                exactly("<tool_sep:opensource>"),
+            ],
+            again: 1,
+            form: Form::Tagged(Tags {
+                key_opens: "<arg_key:opensource>".to_owned(),
+                key_closes: "</arg_key:opensource>".to_owned(),
+                json_key_closes: None,
+                value_opens: "<arg_value:opensource>".to_owned(),
+                value_closes: "</arg_value:opensource>".to_owned(),
+                lines: false,
+            }),
+            end: "</tool_call:opensource>".to_owned(),
+            separator: "<tool_call:opensource>".to_owned(),
+            closer: "</tool_calls:opensource>".to_owned(),
+            ..Self::hermes()
+        }
+    }
+
     /// `<minimax:tool_call>`, then for each call `<invoke name="name">`, for
     /// each argument `<parameter name="key">value</parameter>`, and
     /// `</invoke>`, then `</minimax:tool_call>`, as MiniMax M2 writes it.

@@ -11,7 +11,7 @@ const WALKS: u64 = 12;
 
 /// Forms, something of a template that shows which way they are written, and
 /// what opens a call.
-const BOUND: [(ToolFormat, &str, &str); 32] = [
+const BOUND: [(ToolFormat, &str, &str); 33] = [
     (ToolFormat::Hermes, "", "<tool_call>"),
     (ToolFormat::QwenXml, "", "<tool_call>"),
     (ToolFormat::LlamaJson, "", "{\"name\""),
@@ -52,6 +52,7 @@ const BOUND: [(ToolFormat, &str, &str); 32] = [
     (ToolFormat::GigaChat, "", "function call<|role_sep|>"),
     (ToolFormat::MiniCpm, "", "<function name=\""),
     (ToolFormat::Apertus, "", "<|tools_prefix|>"),
+    (ToolFormat::Hunyuan, "", "<tool_calls:opensource>"),
     (ToolFormat::Cohere, "", "<|START_ACTION|>"),
     (ToolFormat::Json, "", "{\"name\""),
     (ToolFormat::Json, "<TOOLCALL>", "<TOOLCALL>"),

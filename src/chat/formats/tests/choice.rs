@@ -70,6 +70,7 @@ fn a_templates_own_markers_choose_its_form() {
             ToolFormat::Lfm2,
         ),
         ("<|python_tag|>", ToolFormat::LlamaJson),
+        ("':opensource' and '<arg_key{}>'", ToolFormat::Hunyuan),
         ("set token = '<|tools_prefix|>'", ToolFormat::Apertus),
         (
             "'<|role_sep|>' and '<|function_call|>'",

@@ -22,7 +22,7 @@ pub(super) struct Way {
 
 pub(super) type Call<'a> = (&'a str, &'a Map<String, Json>);
 
-pub(super) const WAYS: [Way; 30] = [
+pub(super) const WAYS: [Way; 31] = [
     way(
         "hermes",
         ToolFormat::Hermes,
@@ -346,6 +346,28 @@ pub(super) const WAYS: [Way; 30] = [
         },
         "<|tools_prefix|>",
         &["<|tools_suffix|>", "<|tools_prefix|>", "]"],
+    ),
+    way(
+        "hunyuan",
+        ToolFormat::Hunyuan,
+        |calls| {
+            let calls = each(calls, |name, args| {
+                let arguments = arguments(args, "\n");
+                format!("<tool_call>{name}<tool_sep>\n{arguments}</tool_call>\n")
+            });
+            let calls = ["tool_call", "tool_sep", "arg_key", "arg_value"]
+                .iter()
+                .fold(calls, |calls, tag| {
+                    calls.replace(&format!("{tag}>"), &format!("{tag}:opensource>"))
+                });
+            format!("<tool_calls:opensource>\n{calls}</tool_calls:opensource>")
+        },
+        "<tool_calls:opensource>",
+        &[
+            "</arg_value:opensource>",
+            "</tool_call:opensource>",
+            "<tool_call:opensource>",
+        ],
     ),
     way(
         "cohere",

@@ -18,12 +18,11 @@ const UNWRITTEN: [&str; 3] = [
 ];
 
 /// Templates with a form of their own that is not known.
-const UNREAD: [&str; 6] = [
+const UNREAD: [&str; 5] = [
     "CohereForAI-c4ai-command-r-plus-tool_use",
     "Kimi-K3",
     "MiniMax-M3",
     "muse-glimmer",
-    "tencent-Hy3",
     "upstage-Solar-Open-100B",
 ];
 
