@@ -50,11 +50,11 @@ pub struct ChatTemplate {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum ToolsGo {
     /// As its variable `tools`.
-    InVariable,
+    Variable,
     /// As the system message's own.
-    InSystem,
+    SystemMessage,
     /// It knows nothing of tools: they are part of the system prompt's text.
-    InText,
+    Text,
 }
 
 /// A chat template that does not load.
@@ -112,7 +112,7 @@ impl ChatTemplate {
                 .map(|(name, text)| (name.to_owned(), Value::from(text)))
                 .collect(),
             has_tool_use,
-            tools_go: ToolsGo::InVariable,
+            tools_go: ToolsGo::Variable,
             format,
             own_format: format,
             own_binding: binding,
@@ -146,19 +146,19 @@ impl ChatTemplate {
     /// Whether the template has a way of its own to tell the model of tools.
     /// Without one, they are described in the system prompt.
     pub fn knows_tools(&self) -> bool {
-        self.tools_go != ToolsGo::InText
+        self.tools_go != ToolsGo::Text
     }
 
     /// Finds out what the template can do.
     fn find_out(&mut self) {
         // The probe gives them in this way.
-        self.tools_go = ToolsGo::InVariable;
+        self.tools_go = ToolsGo::Variable;
         self.tools_go = if self.reacts_to_tools() {
-            ToolsGo::InVariable
+            ToolsGo::Variable
         } else if self.own_format == ToolFormat::Phi4Mini && self.reacts_to_system_tools() {
-            ToolsGo::InSystem
+            ToolsGo::SystemMessage
         } else {
-            ToolsGo::InText
+            ToolsGo::Text
         };
         self.format = match self.knows_tools() {
             true => self.own_format,
@@ -230,11 +230,11 @@ impl ChatTemplate {
             DEFAULT
         };
         match self.tools_go {
-            ToolsGo::InSystem => {
+            ToolsGo::SystemMessage => {
                 let messages = in_system::messages(messages, tools);
                 self.render_values(name, messages, Json::Null)
             }
-            ToolsGo::InVariable | ToolsGo::InText => {
+            ToolsGo::Variable | ToolsGo::Text => {
                 let tools = messages::tools(tools);
                 self.render_values(name, messages::messages(messages), tools)
             }

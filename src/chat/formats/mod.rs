@@ -10,7 +10,8 @@
 //! Knows nothing of what surrounds a call: `super::turn` finds the opening
 //! text and keeps content and reasoning apart. Harmony alone has no text
 //! outside of its markers, and `harmony` reads whole turns. Results of calls are written
-//! by the chat templates, none of which needs help with it.
+//! by the chat templates; the one that needs help with it, Phi-4-mini's, has it
+//! in `super::template`.
 
 mod apertus;
 mod bare;

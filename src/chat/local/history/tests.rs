@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::chat::ids::Ids;
-use crate::chat::{Arguments, ChatTemplate, ToolCall, ToolSpec};
+use crate::chat::{Arguments, ChatTemplate, ToolSpec};
 use crate::model::ModelFiles;
 
 const DEMO: &str = include_str!("../../../../models/demo/chat_template.jinja");
