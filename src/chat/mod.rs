@@ -4,6 +4,7 @@
 //! Knows nothing of HTTP and nothing of MCP.
 
 pub mod formats;
+mod ids;
 pub mod local;
 mod reasoning;
 pub mod template;

@@ -3,6 +3,7 @@
 //!
 //! Does not know tokens, nor how the model's answer is read.
 
+mod in_system;
 mod jinja;
 mod messages;
 mod methods;
@@ -37,12 +38,23 @@ pub struct ChatTemplate {
     /// What every conversation is rendered with, such as `bos_token`.
     constants: Vec<(String, Value)>,
     has_tool_use: bool,
-    knows_tools: bool,
+    tools_go: ToolsGo,
     format: ToolFormat,
     /// The form its own text shows, whether or not it knows tools.
     own_format: ToolFormat,
     /// What binds the calls of that form.
     own_binding: Option<CallFormat>,
+}
+
+/// How a template is given the tools.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum ToolsGo {
+    /// As its variable `tools`.
+    Variable,
+    /// As the system message's own.
+    SystemMessage,
+    /// It knows nothing of tools: they are part of the system prompt's text.
+    Text,
 }
 
 /// A chat template that does not load.
@@ -100,7 +112,7 @@ impl ChatTemplate {
                 .map(|(name, text)| (name.to_owned(), Value::from(text)))
                 .collect(),
             has_tool_use,
-            knows_tools: true,
+            tools_go: ToolsGo::Variable,
             format,
             own_format: format,
             own_binding: binding,
@@ -134,17 +146,25 @@ impl ChatTemplate {
     /// Whether the template has a way of its own to tell the model of tools.
     /// Without one, they are described in the system prompt.
     pub fn knows_tools(&self) -> bool {
-        self.knows_tools
+        self.tools_go != ToolsGo::Text
     }
 
     /// Finds out what the template can do.
     fn find_out(&mut self) {
-        self.knows_tools = self.reacts_to_tools();
-        self.format = match self.knows_tools {
+        // The probe gives them in this way.
+        self.tools_go = ToolsGo::Variable;
+        self.tools_go = if self.reacts_to_tools() {
+            ToolsGo::Variable
+        } else if self.own_format == ToolFormat::Phi4Mini && self.reacts_to_system_tools() {
+            ToolsGo::SystemMessage
+        } else {
+            ToolsGo::Text
+        };
+        self.format = match self.knows_tools() {
             true => self.own_format,
             false => ToolFormat::Hermes,
         };
-        if !self.knows_tools {
+        if !self.knows_tools() {
             tracing::debug!(
                 "the chat template knows no tools: they are described in the system prompt"
             );
@@ -158,7 +178,7 @@ impl ChatTemplate {
 
     /// What binds its calls while it writes them; `None` if nothing does.
     pub(super) fn binding(&self) -> Option<CallFormat> {
-        match self.knows_tools {
+        match self.knows_tools() {
             true => self.own_binding.clone(),
             false => ToolFormat::Hermes.binding(""),
         }
@@ -170,7 +190,7 @@ impl ChatTemplate {
     /// If the template refuses the conversation or fails on it.
     pub fn render(&self, messages: &[Message], tools: &[ToolSpec]) -> Result<String, ChatError> {
         let rewritten;
-        let (messages, tools) = if self.knows_tools {
+        let (messages, tools) = if self.knows_tools() {
             (messages, tools)
         } else {
             rewritten = messages::tools_as_text(messages, tools);
@@ -209,9 +229,28 @@ impl ChatTemplate {
         } else {
             DEFAULT
         };
+        match self.tools_go {
+            ToolsGo::SystemMessage => {
+                let messages = in_system::messages(messages, tools);
+                self.render_values(name, messages, Json::Null)
+            }
+            ToolsGo::Variable | ToolsGo::Text => {
+                let tools = messages::tools(tools);
+                self.render_values(name, messages::messages(messages), tools)
+            }
+        }
+    }
+
+    /// Renders the template of this name as it is.
+    fn render_values(
+        &self,
+        name: &str,
+        messages: Json,
+        tools: Json,
+    ) -> Result<String, minijinja::Error> {
         let variables = json!({
-            "messages": messages::messages(messages),
-            "tools": messages::tools(tools),
+            "messages": messages,
+            "tools": tools,
             "documents": null,
             "add_generation_prompt": true,
         });
@@ -226,6 +265,13 @@ impl ChatTemplate {
             .map(|(name, value)| (name.clone(), value.clone()));
         let context = Value::from_pairs(constants.chain(variables));
         guarded(|| self.env.get_template(name)?.render(context))
+    }
+
+    /// Whether the system message's own tools show.
+    fn reacts_to_system_tools(&self) -> bool {
+        let (messages, shown) = in_system::probe();
+        let rendered = self.render_values(DEFAULT, messages, Json::Null);
+        rendered.is_ok_and(|prompt| prompt.contains(shown))
     }
 
     /// Whether the prompt changes when there is a tool. A template that fails

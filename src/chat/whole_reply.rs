@@ -3,7 +3,7 @@
 
 use super::ToolCall;
 use super::formats::ToolFormat;
-use super::local::with_id;
+use super::ids::Ids;
 use super::turn::{Turn, TurnReader};
 
 /// What a reply says.
@@ -26,14 +26,11 @@ impl WholeReply {
         turn.extend(reader.feed(text));
         turn.extend(reader.finish());
         let (content, reasoning, calls) = turn.into_parts();
+        let mut ids = Ids::new(format, &[]);
         Self {
             content,
             reasoning,
-            tool_calls: calls
-                .into_iter()
-                .zip(0..)
-                .map(|(call, number)| with_id(call, number))
-                .collect(),
+            tool_calls: calls.into_iter().map(|call| ids.named(call)).collect(),
         }
     }
 }

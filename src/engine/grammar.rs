@@ -36,6 +36,7 @@ mod patterns;
 mod schema;
 mod search;
 mod source;
+mod tag_families;
 mod tagged;
 mod vocabulary;
 

@@ -38,6 +38,7 @@ pub(super) const FORM: Form = Form {
     openings: &[MARKERS[0].0, MARKERS[1].0, MARKERS[2].0],
     closings: &[MARKERS[0].1, MARKERS[1].1, MARKERS[2].1],
     reasoning: &[THINK],
+    answer: &[],
     reader: |opening, _| {
         let pair = MARKERS.iter().find(|(text, _)| *text == opening);
         let (_, closing) = pair.unwrap_or(&MARKERS[0]);

@@ -10,8 +10,13 @@ pub(super) fn binding(format: ToolFormat, template: &str) -> Option<CallFormat> 
     let shows = |text| template.contains(text);
     Some(match format {
         ToolFormat::Hermes => CallFormat::hermes(),
+        ToolFormat::QwenXml if shows("<seed:tool_call>") => CallFormat::seed(),
+        ToolFormat::QwenXml if shows("<function=") && !shows("<parameter=") => {
+            CallFormat::functionary()
+        }
         ToolFormat::QwenXml => CallFormat::qwen_xml(),
         ToolFormat::LlamaJson => CallFormat::llama_json(),
+        ToolFormat::Mistral if shows("[CALL_ID]") => CallFormat::mistral_call_id(),
         ToolFormat::Mistral if shows("[ARGS]") => CallFormat::mistral_args(),
         ToolFormat::Mistral if shows("[TOOL_CALLS][") || shows("[TOOL_CALLS] [") => {
             CallFormat::mistral_array()
@@ -23,13 +28,24 @@ pub(super) fn binding(format: ToolFormat, template: &str) -> Option<CallFormat> 
         ToolFormat::Phi4Mini => CallFormat::phi4_mini(),
         ToolFormat::Glm => CallFormat::glm(),
         ToolFormat::Granite => CallFormat::granite(),
-        // DSML, of V3.2 and V4.
-        ToolFormat::DeepSeek if shows("｜DSML｜") => return None,
+        ToolFormat::DeepSeek if shows("｜DSML｜") && shows("function_calls>") => {
+            CallFormat::deepseek_v3_2()
+        }
+        ToolFormat::DeepSeek if shows("｜DSML｜") => CallFormat::deepseek_v4(),
         ToolFormat::DeepSeek if shows("```json") => CallFormat::deepseek_v3(),
         ToolFormat::DeepSeek => CallFormat::deepseek_v3_1(),
         ToolFormat::KimiK2 => CallFormat::kimi_k2(),
         ToolFormat::MiniMax => CallFormat::minimax(),
         ToolFormat::Lfm2 => CallFormat::lfm2(),
+        ToolFormat::GigaChat if shows("<|function_call|>") => CallFormat::gigachat(),
+        ToolFormat::GigaChat => CallFormat::gigachat_message(),
+        ToolFormat::MiniCpm => CallFormat::minicpm(),
+        ToolFormat::Apertus => CallFormat::apertus(),
+        ToolFormat::Hunyuan => CallFormat::hunyuan(),
+        ToolFormat::Cohere => CallFormat::cohere(),
+        ToolFormat::Json if shows("<TOOLCALL>") => CallFormat::nemotron(),
+        ToolFormat::Json if shows("<tool_calls>[") => CallFormat::apriel(),
+        ToolFormat::Json if shows("<tool_calls>") => CallFormat::minimax_m1(),
         ToolFormat::Json => CallFormat::json(),
     })
 }
@@ -45,6 +61,11 @@ mod tests {
                 ToolFormat::Mistral,
                 "'[TOOL_CALLS]' + name + '[ARGS]'",
                 Some(CallFormat::mistral_args()),
+            ),
+            (
+                ToolFormat::Mistral,
+                "'[TOOL_CALLS]' + name + '[CALL_ID]' + id + '[ARGS]'",
+                Some(CallFormat::mistral_call_id()),
             ),
             (
                 ToolFormat::Mistral,
@@ -66,7 +87,16 @@ mod tests {
                 "name + '<｜tool▁sep｜>'",
                 Some(CallFormat::deepseek_v3_1()),
             ),
-            (ToolFormat::DeepSeek, "<｜DSML｜invoke", None),
+            (
+                ToolFormat::DeepSeek,
+                "'<' + dsml_token + 'function_calls>' and '｜DSML｜'",
+                Some(CallFormat::deepseek_v3_2()),
+            ),
+            (
+                ToolFormat::DeepSeek,
+                "'<' + dsml_token + 'tool_calls>' and '｜DSML｜'",
+                Some(CallFormat::deepseek_v4()),
+            ),
             (
                 ToolFormat::Gemma,
                 "<start_function_call>",

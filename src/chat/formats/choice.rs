@@ -13,7 +13,7 @@ struct Signs {
 
 /// The most specific first: `<tool_call>` alone is Hermes', but GLM and
 /// Qwen3-Coder write it too, and `<|tool_call|>` is in two families.
-const SIGNS: [Signs; 14] = [
+const SIGNS: [Signs; 19] = [
     Signs {
         format: ToolFormat::Harmony,
         any: &[&["<|channel|>", "<|message|>"]],
@@ -29,6 +29,30 @@ const SIGNS: [Signs; 14] = [
     Signs {
         format: ToolFormat::KimiK2,
         any: &[&["<|tool_calls_section_begin|>"]],
+    },
+    Signs {
+        format: ToolFormat::Cohere,
+        any: &[&["<|START_ACTION|>"]],
+    },
+    Signs {
+        format: ToolFormat::Apertus,
+        any: &[&["<|tools_prefix|>"]],
+    },
+    // Its template puts the tags' ends in.
+    Signs {
+        format: ToolFormat::Hunyuan,
+        any: &[&["<arg_key{}>", ":opensource"], &["<arg_key:opensource>"]],
+    },
+    Signs {
+        format: ToolFormat::GigaChat,
+        any: &[
+            &["<|function_call|>", "<|role_sep|>"],
+            &["'function call'", "<|role_sep|>"],
+        ],
+    },
+    Signs {
+        format: ToolFormat::MiniCpm,
+        any: &[&["<function name=\"", "<param name=\""]],
     },
     Signs {
         format: ToolFormat::MiniMax,

@@ -31,6 +31,7 @@ const MARKERS: Markers = Markers {
         let name = if name.is_empty() { head.trim() } else { name };
         name.to_owned()
     },
+    id: |_| None,
 };
 
 const DSML: &str = "<｜DSML｜function_calls>";
@@ -43,6 +44,7 @@ const TAGS: Tags = Tags {
     invoke_end: "</｜DSML｜invoke>",
     parameter: "<｜DSML｜parameter ",
     parameter_end: "</｜DSML｜parameter>",
+    cdata: false,
     ends: &[DSML_END, DSML_V4_END],
 };
 
@@ -50,6 +52,7 @@ pub(super) const FORM: Form = Form {
     openings: &[CALLS, CALL, DSML, DSML_V4, INVOKE],
     closings: &[CALL_END, CALLS_END, DSML_END, DSML_V4_END],
     reasoning: &[THINK],
+    answer: &[],
     reader: |opening, tools| {
         let syntax = match opening {
             CALLS | CALL => &SECTIONS,

@@ -34,6 +34,7 @@ pub(super) const FORM: Form = Form {
         "<|tool_response>",
     ],
     reasoning: &[("<|channel>thought", "<channel|>"), THINK],
+    answer: &[],
     reader: |opening, tools| Reader::boxed(&SYNTAX, opening, tools),
     bare: None,
 };
@@ -81,6 +82,7 @@ fn call(text: &str, tools: &Tools) -> Result<(ParsedCall, usize), Stop> {
     let call = ParsedCall {
         name: cursor.tool.to_owned(),
         arguments: Arguments::Object(arguments),
+        id: None,
     };
     Ok((call, cursor.at))
 }

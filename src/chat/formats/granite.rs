@@ -1,6 +1,7 @@
 //! `<|tool_call|>[{"name": …, "arguments": {…}}]`, as Granite 3 writes it;
 //! some of the family open with `<tool_call>`. Nothing closes the array but its
-//! own bracket. Granite 4 writes Hermes' form.
+//! own bracket. An answer behind reasoning stands between `<response>` and
+//! `</response>`. Granite 4 writes Hermes' form.
 
 use super::json_block::Reader;
 use super::{Form, THINK, hermes};
@@ -12,6 +13,7 @@ pub(super) const FORM: Form = Form {
     openings: &[OPENING, hermes::OPENING],
     closings: &[CLOSING, hermes::CLOSING],
     reasoning: &[THINK],
+    answer: &[("<response>", "</response>")],
     reader: |opening, _| {
         let closing = match opening {
             hermes::OPENING => hermes::CLOSING,

@@ -11,6 +11,7 @@ pub(super) const FORM: Form = Form {
     openings: &[OPENING],
     closings: &[CLOSING],
     reasoning: &[THINK],
+    answer: &[],
     reader: |opening, _| Box::new(Reader::new(opening, CLOSING)),
     bare: None,
 };

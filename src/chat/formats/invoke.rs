@@ -10,12 +10,17 @@ use super::steps::{Look, Start, Step, start};
 use super::tags::{between, length_before, raw};
 use super::{Arguments, ParsedCall};
 
+/// What stands around a value in which nothing is a tag.
+const CDATA: (&str, &str) = ("<![CDATA[", "]]>");
+
 /// The tags, without what follows their names.
 pub(super) struct Tags {
     pub(super) invoke: &'static str,
     pub(super) invoke_end: &'static str,
     pub(super) parameter: &'static str,
     pub(super) parameter_end: &'static str,
+    /// Whether a value may stand in `<![CDATA[…]]>`.
+    pub(super) cdata: bool,
     /// What ends a block of calls.
     pub(super) ends: &'static [&'static str],
 }
@@ -69,7 +74,13 @@ fn call<'a>(text: &'a str, look: &Look<'_>, tags: &Tags) -> Option<Option<(Parse
             Start::With(found) if found == tags.parameter => {
                 let (tag, behind) = rest[found.len()..].split_once('>')?;
                 let followers = [tags.parameter, tags.invoke_end];
-                let (value, next) = raw(behind, tags.parameter_end, &followers)?;
+                let (value, next) = match behind.strip_prefix(CDATA.0).filter(|_| tags.cdata) {
+                    Some(value) => {
+                        let closing = format!("{}{}", CDATA.1, tags.parameter_end);
+                        raw(value, &closing, &followers)?
+                    }
+                    None => raw(behind, tags.parameter_end, &followers)?,
+                };
                 let Some(key) = attribute(tag, "name") else {
                     return Some(None);
                 };
@@ -85,6 +96,7 @@ fn call<'a>(text: &'a str, look: &Look<'_>, tags: &Tags) -> Option<Option<(Parse
                 let call = ParsedCall {
                     name: name.to_owned(),
                     arguments: Arguments::Object(arguments),
+                    id: None,
                 };
                 return Some(Some((call, &rest[found.len()..])));
             }

@@ -68,6 +68,7 @@ pub(super) fn with_arguments(name: &str, text: &str) -> ParsedCall {
     ParsedCall {
         name: name.to_owned(),
         arguments,
+        id: None,
     }
 }
 
@@ -86,6 +87,9 @@ pub(super) fn is_call(text: &str) -> bool {
         }
     }
 }
+
+/// The fields that a name is in; the second is Cohere's.
+const NAMES: [&str; 2] = ["name", "tool_name"];
 
 /// The fields that arguments are in.
 const ARGUMENTS: [&str; 2] = ["arguments", "parameters"];
@@ -123,6 +127,7 @@ pub(super) fn malformed(text: &str, reason: String) -> ParsedCall {
             text: text.trim().to_owned(),
             reason,
         },
+        id: None,
     }
 }
 
@@ -134,17 +139,19 @@ fn call(value: Json, text: &str) -> ParsedCall {
             text: text.trim().to_owned(),
             reason: reason.to_owned(),
         },
+        id: None,
     };
     let Json::Object(mut fields) = value else {
         return refused(String::new(), "the tool call is not a JSON object");
     };
+    let id = fields.get("id").and_then(Json::as_str).map(str::to_owned);
     // OpenAI's shape has the call one level down.
     if !fields.contains_key("name")
         && let Some(Json::Object(function)) = fields.get_mut("function")
     {
         fields = std::mem::take(function);
     }
-    let name = match fields.get("name") {
+    let name = match NAMES.iter().find_map(|key| fields.get(*key)) {
         Some(Json::String(name)) => name.clone(),
         _ => return refused(String::new(), "the tool call has no \"name\""),
     };
@@ -156,11 +163,13 @@ fn call(value: Json, text: &str) -> ParsedCall {
         Some(Json::Object(arguments)) => ParsedCall {
             name,
             arguments: Arguments::Object(arguments),
+            id,
         },
         Some(Json::String(encoded)) => match serde_json::from_str::<Map<String, Json>>(&encoded) {
             Ok(arguments) => ParsedCall {
                 name,
                 arguments: Arguments::Object(arguments),
+                id,
             },
             Err(_) => refused(
                 name,
@@ -172,18 +181,26 @@ fn call(value: Json, text: &str) -> ParsedCall {
     }
 }
 
-/// The text of `"name"` in the outermost object of a JSON text that may be cut
+/// The name in the outermost object of a JSON text that may be cut
 /// short or broken.
 pub(super) fn name_in(text: &str) -> Option<String> {
     let mut key = String::new();
     for (string, is_key) in outer_strings(text) {
         if is_key {
             key = string;
-        } else if key == "name" {
+        } else if NAMES.contains(&key.as_str()) {
             return Some(string);
         }
     }
     None
+}
+
+/// The first key in the outermost object of a JSON text that may be cut short
+/// or broken.
+pub(super) fn first_key(text: &str) -> Option<String> {
+    let strings = outer_strings(text).into_iter();
+    let mut keys = strings.filter_map(|(string, is_key)| is_key.then_some(string));
+    keys.next()
 }
 
 /// The strings in the outermost object of a JSON text, or in those of the

@@ -7,11 +7,28 @@
 //! Knows no form's markers.
 
 use super::json::{self, Extent};
+use super::steps::malformed;
 use super::{Block, CallReader, ParsedCall};
+
+/// What the JSON between the markers means.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Meaning {
+    /// The calls of a complete text, one at least.
+    pub(super) calls: fn(&str) -> Vec<ParsedCall>,
+    /// The name in a text that is cut short or broken.
+    pub(super) name: fn(&str) -> Option<String>,
+}
+
+/// Objects with a name and arguments.
+const NAMED: Meaning = Meaning {
+    calls: json::calls,
+    name: json::name_in,
+};
 
 /// Reads what follows the opening marker.
 #[derive(Debug)]
 pub(super) struct Reader {
+    meaning: Meaning,
     opening: &'static str,
     closing: &'static str,
     /// What was fed and is not yet a call.
@@ -44,7 +61,7 @@ impl CallReader for Reader {
                         Some(last) => {
                             let rest = self.text.split_off(self.seen + last + 1);
                             let value = std::mem::replace(&mut self.text, rest);
-                            self.calls.extend(json::calls(&value));
+                            self.calls.extend((self.meaning.calls)(&value));
                             self.state = State::Between;
                             Step::Again
                         }
@@ -85,10 +102,7 @@ impl CallReader for Reader {
                     Some((call, rest)) => (call, rest),
                     None => (text.as_str(), ""),
                 };
-                self.calls.push(json::malformed(
-                    call,
-                    "the tool call's JSON ends before it is complete".to_owned(),
-                ));
+                self.refuse(call, "the tool call's JSON ends before it is complete");
                 self.block(rest.to_owned())
             }
             State::Between | State::Other => {
@@ -113,7 +127,13 @@ enum Step {
 impl Reader {
     /// A reader of the block that `opening` opens and `closing` closes.
     pub(super) fn new(opening: &'static str, closing: &'static str) -> Self {
+        Self::meaning(opening, closing, NAMED)
+    }
+
+    /// The same for JSON that means something else.
+    pub(super) fn meaning(opening: &'static str, closing: &'static str, meaning: Meaning) -> Self {
         Self {
+            meaning,
             opening,
             closing,
             text: String::new(),
@@ -152,10 +172,12 @@ impl Reader {
 
     fn not_json(&mut self) {
         let text = std::mem::take(&mut self.text);
-        self.calls.push(json::malformed(
-            &text,
-            "the tool call is not a JSON object".to_owned(),
-        ));
+        self.refuse(&text, "the tool call is not a JSON object");
+    }
+
+    fn refuse(&mut self, text: &str, reason: &str) {
+        let call = malformed((self.meaning.name)(text), text, reason);
+        self.calls.push(call);
     }
 
     fn block(&mut self, rest: String) -> Block {

@@ -1,7 +1,7 @@
 //! Kimi K2's form: between `<|tool_calls_section_begin|>` and
 //! `<|tool_calls_section_end|>` any number of
 //! `<|tool_call_begin|>functions.name:0<|tool_call_argument_begin|>{…}<|tool_call_end|>`.
-//! What stands for the name is the call's id; only the name in it counts.
+//! What stands for the name is the call's id, which has the name in it.
 
 use super::sections::{self, Markers};
 use super::steps::{Reader, Syntax};
@@ -17,12 +17,14 @@ const MARKERS: Markers = Markers {
     call_ends: &[CALL_END],
     end: SECTION_END,
     name: |id, _| name_of(id),
+    id: |id| Some(id.trim().to_owned()),
 };
 
 pub(super) const FORM: Form = Form {
     openings: &[SECTION, CALL],
     closings: &[CALL_END, SECTION_END],
     reasoning: &[THINK],
+    answer: &[],
     reader: |opening, tools| Reader::boxed(&SYNTAX, opening, tools),
     bare: None,
 };

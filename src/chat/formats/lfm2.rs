@@ -15,6 +15,7 @@ pub(super) const FORM: Form = Form {
     openings: &[OPENING],
     closings: &[CLOSING],
     reasoning: &[THINK],
+    answer: &[],
     reader: |opening, tools| Reader::boxed(&SYNTAX, opening, tools),
     bare: None,
 };

@@ -8,6 +8,7 @@ pub(super) const FORM: Form = Form {
     openings: &["<|python_tag|>"],
     closings: &[],
     reasoning: &[THINK],
+    answer: &[],
     reader: |_, _| Box::new(Reader::new(Bare::Llama, true)),
     bare: Some(Bare::Llama),
 };

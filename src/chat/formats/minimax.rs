@@ -12,6 +12,7 @@ const TAGS: Tags = Tags {
     invoke_end: "</invoke>",
     parameter: "<parameter ",
     parameter_end: "</parameter>",
+    cdata: false,
     ends: &[CLOSING],
 };
 
@@ -19,6 +20,7 @@ pub(super) const FORM: Form = Form {
     openings: &[OPENING],
     closings: &[CLOSING],
     reasoning: &[THINK],
+    answer: &[],
     reader: |opening, tools| Reader::boxed(&SYNTAX, opening, tools),
     bare: None,
 };

@@ -1,7 +1,7 @@
 //! Mistral's forms: `[TOOL_CALLS][{"name": …, "arguments": {…}, "id": …}]` of
 //! the older models, and `[TOOL_CALLS]name[ARGS]{…}` of the newer ones, with
 //! `[CALL_ID]…` before the arguments or without `[ARGS]`, repeated for each
-//! call. The ids are dropped: a call gets one that the conversation has not.
+//! call.
 
 use super::steps::{Look, Reader, Start, Step, Syntax, start};
 use super::tags::length_before;
@@ -16,6 +16,7 @@ pub(super) const FORM: Form = Form {
     closings: &[],
     // The first Magistral wrote what others write.
     reasoning: &[("[THINK]", "[/THINK]"), THINK],
+    answer: &[],
     reader: |opening, tools| Reader::boxed(&SYNTAX, opening, tools),
     bare: None,
 };
@@ -68,12 +69,15 @@ fn call(text: &str, look: &Look<'_>) -> Option<Option<(ParsedCall, usize)>> {
         return None;
     }
     let mut marked = false;
+    let mut written = None;
     loop {
         match start(rest, look.ended, &[ID, ARGUMENTS]) {
             Start::With(ID) => {
                 let id = &rest[ID.len()..];
                 // Up to the arguments or their marker.
-                rest = &id[id.find(['[', '{'])?..];
+                let (id, behind) = id.split_at(id.find(['[', '{'])?);
+                written = Some(id.trim().to_owned());
+                rest = behind;
             }
             Start::With(marker) => rest = rest[marker.len()..].trim_start(),
             Start::Perhaps => return None,
@@ -88,7 +92,10 @@ fn call(text: &str, look: &Look<'_>) -> Option<Option<(ParsedCall, usize)>> {
         return Some(None);
     }
     let length = json::extent(rest)?;
-    let call = json::with_arguments(&name, &rest[..length]);
+    let call = ParsedCall {
+        id: written,
+        ..json::with_arguments(&name, &rest[..length])
+    };
     Some(Some((call, length_before(text, rest) + length)))
 }
 

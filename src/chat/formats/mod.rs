@@ -10,26 +10,32 @@
 //! Knows nothing of what surrounds a call: `super::turn` finds the opening
 //! text and keeps content and reasoning apart. Harmony alone has no text
 //! outside of its markers, and `harmony` reads whole turns. Results of calls are written
-//! by the chat templates, none of which needs help with it.
+//! by the chat templates; the one that needs help with it, Phi-4-mini's, has it
+//! in `super::template`.
 
+mod apertus;
 mod bare;
 mod binding;
 mod choice;
+mod cohere;
 mod deepseek;
 mod gemma;
+mod gigachat;
 mod glm;
 mod granite;
 pub(super) mod harmony;
 mod hermes;
+mod hunyuan;
 mod invoke;
 mod json;
 mod json_block;
 mod kimi_k2;
 mod lfm2;
 mod llama_json;
+mod minicpm;
 mod minimax;
 mod mistral;
-mod phi4_mini;
+pub(super) mod phi4_mini;
 mod python;
 mod qwen_xml;
 mod sections;
@@ -78,6 +84,18 @@ pub enum ToolFormat {
     /// Python's calls between `<|tool_call_start|>` and `<|tool_call_end|>`:
     /// LFM2.
     Lfm2,
+    /// A JSON array with `"tool_name"` and `"parameters"` between
+    /// `<|START_ACTION|>` and `<|END_ACTION|>`: Cohere's Command R7B and A.
+    Cohere,
+    /// JSON behind `<|function_call|>`: GigaChat 3.
+    GigaChat,
+    /// `<function name="…"><param name="…">`: MiniCPM5.
+    MiniCpm,
+    /// A JSON array of `{"name": {…}}` between `<|tools_prefix|>` and
+    /// `<|tools_suffix|>`: Apertus.
+    Apertus,
+    /// GLM's form with other tags: Hunyuan 3.
+    Hunyuan,
     /// Bare JSON as the whole turn: the last resort, for templates that know
     /// tools and show no form of calls that is known here.
     Json,
@@ -90,6 +108,8 @@ pub struct ParsedCall {
     pub name: String,
     /// The arguments.
     pub arguments: Arguments,
+    /// The id that the model wrote with it, as it wrote it.
+    pub id: Option<String>,
 }
 
 /// Reads one block of calls, fed the text behind the opening marker in pieces
@@ -121,6 +141,8 @@ pub(super) struct Form {
     pub(super) closings: &'static [&'static str],
     /// The pairs of texts that stand around reasoning; the first is the usual.
     pub(super) reasoning: &'static [(&'static str, &'static str)],
+    /// The pairs of texts that may stand around all of the content.
+    pub(super) answer: &'static [(&'static str, &'static str)],
     /// A reader for the block that one of the openings opens.
     pub(super) reader: fn(&'static str, &Tools) -> Box<dyn CallReader>,
     /// How calls look that nothing opens, but that they begin the turn's
@@ -166,6 +188,11 @@ impl ToolFormat {
             Self::KimiK2 => &kimi_k2::FORM,
             Self::MiniMax => &minimax::FORM,
             Self::Lfm2 => &lfm2::FORM,
+            Self::Cohere => &cohere::FORM,
+            Self::GigaChat => &gigachat::FORM,
+            Self::MiniCpm => &minicpm::FORM,
+            Self::Apertus => &apertus::FORM,
+            Self::Hunyuan => &hunyuan::FORM,
             Self::Json => &bare::FORM,
         })
     }

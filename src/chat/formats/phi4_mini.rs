@@ -5,13 +5,14 @@ use super::bare::Bare;
 use super::json_block::Reader;
 use super::{Form, THINK};
 
-const OPENING: &str = "<|tool_call|>";
-const CLOSING: &str = "<|/tool_call|>";
+pub(in crate::chat) const OPENING: &str = "<|tool_call|>";
+pub(in crate::chat) const CLOSING: &str = "<|/tool_call|>";
 
 pub(super) const FORM: Form = Form {
     openings: &[OPENING],
     closings: &[CLOSING],
     reasoning: &[THINK],
+    answer: &[],
     reader: |opening, _| Box::new(Reader::new(opening, CLOSING)),
     bare: Some(Bare::Functools),
 };

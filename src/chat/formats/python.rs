@@ -58,6 +58,7 @@ pub(super) fn call(text: &str) -> Read<(ParsedCall, usize)> {
     let call = ParsedCall {
         name,
         arguments: Arguments::Object(arguments),
+        id: None,
     };
     Ok((call, cursor.at))
 }

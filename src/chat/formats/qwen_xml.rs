@@ -35,6 +35,7 @@ pub(super) const FORM: Form = Form {
     openings: &[OUTER, SEED, FUNCTION],
     closings: &[OUTER_END, SEED_END, FUNCTION_END],
     reasoning: &[THINK, ("<seed:think>", "</seed:think>")],
+    answer: &[],
     reader: |opening, tools| Reader::boxed(&SYNTAX, opening, tools),
     bare: None,
 };
@@ -125,6 +126,7 @@ fn function<'a>(text: &'a str, look: &Look<'_>) -> Read<'a> {
                 let call = ParsedCall {
                     name: name.to_owned(),
                     arguments: Arguments::Object(arguments),
+                    id: None,
                 };
                 // Where `</function>` is missing, the outer end is left to
                 // end the block.

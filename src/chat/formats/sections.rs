@@ -19,6 +19,8 @@ pub(super) struct Markers {
     /// The name, from the texts on either side of the separator: the second
     /// goes up to the arguments.
     pub(super) name: fn(&str, &str) -> String,
+    /// The call's id, from the text before the separator.
+    pub(super) id: fn(&str) -> Option<String>,
 }
 
 /// Looks at a section.
@@ -71,9 +73,10 @@ fn call(text: &str, markers: &Markers) -> Option<(ParsedCall, usize)> {
             let arguments = &behind_marker[object..object + length];
             let whole = markers.call.len() + object + length;
             let call = match behind_marker[..object].split_once(markers.separator) {
-                Some((head, between)) => {
-                    json::with_arguments(&(markers.name)(head, between), arguments)
-                }
+                Some((head, between)) => ParsedCall {
+                    id: (markers.id)(head),
+                    ..json::with_arguments(&(markers.name)(head, between), arguments)
+                },
                 None => malformed(None, &text[..whole], "the tool call has no name"),
             };
             Some((call, whole))

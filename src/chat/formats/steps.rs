@@ -173,6 +173,7 @@ pub(super) fn malformed(name: Option<String>, text: &str, reason: &str) -> Parse
             text: text.trim().to_owned(),
             reason: reason.to_owned(),
         },
+        id: None,
     }
 }
 

@@ -125,7 +125,8 @@ impl History {
         let Some((turn, end)) = self.ends_in(rest).nth(spoken) else {
             return Ok(None);
         };
-        if self.read(record, &rest[..turn]) != self.read(record, &record.turn) {
+        let now = self.read(record, &rest[..turn]);
+        if !reads_as(&now, &self.read(record, &record.turn)) {
             return Ok(None);
         }
         let added = self.tokenizer.encode(&rest[turn..])?;
@@ -155,7 +156,7 @@ impl History {
     }
 
     /// What `turn` comes to behind the record's prompt.
-    fn read(&self, record: &Record, turn: &str) -> (String, Option<String>, Vec<ParsedCall>) {
+    fn read(&self, record: &Record, turn: &str) -> Read {
         let mut reader = TurnReader::new(self.format, &record.prompt);
         let mut read = Turn::default();
         let mut rest = turn;
@@ -167,4 +168,22 @@ impl History {
         read.extend(reader.finish());
         read.into_parts()
     }
+}
+
+/// What a turn says: content, reasoning, calls.
+type Read = (String, Option<String>, Vec<ParsedCall>);
+
+/// Whether a turn says `now` what it said when the model wrote it. The template
+/// may show an id where the model wrote none, but no other than it wrote: what
+/// follows names the call by it.
+fn reads_as(now: &Read, written: &Read) -> bool {
+    let (content, reasoning, calls) = now;
+    let same = |(now, written): (&ParsedCall, &ParsedCall)| {
+        let id = written.id.is_none() || now.id == written.id;
+        id && now.name == written.name && now.arguments == written.arguments
+    };
+    *content == written.0
+        && *reasoning == written.1
+        && calls.len() == written.2.len()
+        && calls.iter().zip(&written.2).all(same)
 }

@@ -18,7 +18,7 @@ pub(super) fn messages(messages: &[Message]) -> Json {
     messages.iter().map(message).collect()
 }
 
-fn message(message: &Message) -> Json {
+pub(super) fn message(message: &Message) -> Json {
     match message {
         Message::System(content) => json!({"role": "system", "content": content}),
         Message::User(content) => json!({"role": "user", "content": content}),
@@ -55,7 +55,7 @@ fn tool_call(call: &ToolCall) -> Json {
 /// A call's name and arguments. A malformed call has them too, so that its
 /// conversation can be rendered: the model sees the text it wrote, and in the
 /// tool's result what was wrong with it.
-fn function(call: &ToolCall) -> Json {
+pub(super) fn function(call: &ToolCall) -> Json {
     let name = if call.name.is_empty() {
         UNNAMED
     } else {

@@ -5,7 +5,9 @@
 
 mod conformance;
 mod conversations;
+mod families;
 mod real;
+mod written;
 
 use serde_json::json;
 
@@ -227,6 +229,59 @@ fn a_template_without_tools_gets_them_in_the_system_prompt() {
     let prompt = template.render(&messages, &[]).unwrap();
     assert!(prompt.starts_with("<system>Be kind.<user>Hi"), "{prompt}");
     assert!(prompt.contains("<tool_response>\none"), "{prompt}");
+}
+
+/// As Phi-4-mini's template has it.
+#[test]
+fn tools_of_the_system_message_are_put_there() {
+    let template = template(include_str!(
+        "../../../tests/fixtures/templates/phi4_mini.jinja"
+    ));
+    assert!(template.knows_tools());
+    assert_eq!(template.tool_format(), ToolFormat::Phi4Mini);
+    assert_eq!(
+        template.binding(),
+        Some(crate::engine::grammar::CallFormat::phi4_mini())
+    );
+    let arguments = json!({"z": 1, "a": "ä\""}).as_object().unwrap().clone();
+    let malformed = Arguments::Malformed {
+        text: "{\"a\":".into(),
+        reason: "cut".into(),
+    };
+    let messages = [
+        Message::System("Be kind.".into()),
+        user("Hi"),
+        Message::Assistant {
+            content: "So:".into(),
+            reasoning: None,
+            tool_calls: vec![
+                call("1", "t", Arguments::Object(arguments)),
+                call("2", "", malformed),
+            ],
+            written: None,
+        },
+        result("1", "one"),
+        result("2", "two"),
+        user("And?"),
+    ];
+    let tools = r#"<|tool|>[{"name": "t", "description": "Does <it>.", "parameters": {"type": "object", "properties": {"b": {}, "a": {}}}}]<|/tool|>"#;
+    let calls = r#"<|tool_call|>[{"name": "t", "arguments": {"z": 1, "a": "ä\""}}, {"name": "unknown", "arguments": {"unparsed": "{\"a\":"}}]<|/tool_call|>"#;
+    let rest = format!(
+        "<|user|>Hi<|end|><|assistant|>So:{calls}<|end|><|tool_response|>one<|end|>\
+         <|tool_response|>two<|end|><|user|>And?<|end|><|assistant|>"
+    );
+    assert_eq!(
+        template.render(&messages, &[tool("t")]).unwrap(),
+        format!("<|system|>Be kind.{tools}<|end|>{rest}")
+    );
+    assert_eq!(
+        template.render(&messages[1..], &[tool("t")]).unwrap(),
+        format!("<|system|>{tools}<|end|>{rest}")
+    );
+    assert_eq!(
+        template.render(&messages, &[]).unwrap(),
+        format!("<|system|>Be kind.<|end|>{rest}")
+    );
 }
 
 #[test]

@@ -8,6 +8,9 @@
 //! - If the turn's first marker of reasoning is `</think>`, everything before it
 //!   was reasoning. Later ones are dropped.
 //! - A marker inside a tool call is text, as far as the form can tell.
+//! - Some forms have markers around the whole answer, such as `<response>` and
+//!   `</response>`: the first counts where the content begins, and then the
+//!   second where it ends. Anywhere else they are text.
 //! - Some forms have calls that nothing opens: they are looked for where the
 //!   content begins, and only there.
 //!
@@ -30,6 +33,10 @@ pub(super) struct Reader {
     any_calls: bool,
     /// Whether the content has not begun, so that a bare call may.
     fresh: bool,
+    /// What closes the answer, if it was opened.
+    answer: Option<&'static str>,
+    /// The text that has closed the answer, and blanks, unless more follows.
+    closed: String,
 }
 
 enum State {
@@ -45,6 +52,9 @@ enum Marker {
     ReasoningCloses,
     CallOpens,
     CallCloses,
+    /// With what closes it.
+    AnswerOpens(&'static str),
+    AnswerCloses,
 }
 
 impl Reader {
@@ -63,6 +73,8 @@ impl Reader {
             raw: (!reasoning).then(String::new),
             any_calls: false,
             fresh: true,
+            answer: None,
+            closed: String::new(),
         }
     }
 
@@ -165,15 +177,25 @@ impl Reader {
                     raw.truncate(raw.len() - rest.len() - marker_text.len());
                     self.any_calls = false;
                     self.fresh = true;
+                    self.answer = None;
+                    self.closed.clear();
                     pieces.push(Piece::WasReasoning(raw));
                 }
                 self.state = State::Content;
             }
             Marker::CallOpens => {
                 self.fresh = false;
+                self.closed.clear();
                 self.state = State::Call((self.form.reader)(marker_text, &self.tools));
             }
             Marker::CallCloses => {}
+            Marker::AnswerOpens(closing) if self.fresh => self.answer = Some(closing),
+            Marker::AnswerOpens(_) => self.give(pieces, marker_text),
+            Marker::AnswerCloses => {
+                // What stood there before has not closed it.
+                let earlier = std::mem::replace(&mut self.closed, marker_text.to_owned());
+                push(pieces, &earlier);
+            }
         }
         rest
     }
@@ -189,6 +211,13 @@ impl Reader {
             markers.push((*closing, Marker::ReasoningCloses));
         }
         if matches!(self.state, State::Content) {
+            match self.answer {
+                Some(closing) => markers.push((closing, Marker::AnswerCloses)),
+                None => markers.extend(
+                    (self.form.answer.iter())
+                        .map(|(opening, closing)| (*opening, Marker::AnswerOpens(closing))),
+                ),
+            }
             markers.extend(all(self.form.openings, Marker::CallOpens));
             // One closing marker too many is no content; without any call
             // before it, it is the model's own words.
@@ -203,11 +232,27 @@ impl Reader {
         if text.is_empty() {
             return;
         }
-        let is_content = !matches!(self.state, State::Reasoning);
-        self.fresh &= !(is_content && text.contains(|c: char| !c.is_whitespace()));
-        pieces.push(match self.state {
-            State::Reasoning => Piece::Reasoning(text.to_owned()),
-            State::Content | State::Call(_) => Piece::Content(text.to_owned()),
-        });
+        if matches!(self.state, State::Reasoning) {
+            pieces.push(Piece::Reasoning(text.to_owned()));
+            return;
+        }
+        let blank = text.chars().all(char::is_whitespace);
+        self.fresh &= blank;
+        if !self.closed.is_empty() {
+            if blank {
+                self.closed.push_str(text);
+                return;
+            }
+            // The answer goes on: that was no end.
+            let closed = std::mem::take(&mut self.closed);
+            push(pieces, &closed);
+        }
+        push(pieces, text);
+    }
+}
+
+fn push(pieces: &mut Vec<Piece>, content: &str) {
+    if !content.is_empty() {
+        pieces.push(Piece::Content(content.to_owned()));
     }
 }

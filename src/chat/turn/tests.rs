@@ -46,6 +46,7 @@ fn good(name: &str, arguments: Json) -> ParsedCall {
     ParsedCall {
         name: name.to_owned(),
         arguments: Arguments::Object(arguments.as_object().unwrap().clone()),
+        id: None,
     }
 }
 

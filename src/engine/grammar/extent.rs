@@ -156,6 +156,7 @@ impl Extent {
         let Texts::Tagged {
             edges,
             key_closes,
+            typed,
             value_opens,
             value_closes,
             plain,
@@ -174,8 +175,11 @@ impl Extent {
             },
             Part::Key => {
                 self.key.feed(byte);
-                if key_closes.feed(&mut self.search, byte).is_some() {
-                    let plain = self.key.is_in(plain);
+                if let Some(tag) = key_closes.feed(&mut self.search, byte) {
+                    let plain = match typed {
+                        true => tag == 0,
+                        false => self.key.is_in(plain),
+                    };
                     self.begin(match value_opens {
                         Some(_) => Part::Opening,
                         None => Part::Value { plain },

@@ -1,9 +1,10 @@
-//! The formats of calls, as the model families' own chat templates show them.
+//! The formats of calls, as the model families' own chat templates show them;
+//! those whose arguments stand between tags are in `tag_families`.
 //!
 //! Knows nothing of how they are bound.
 
 use super::CallFormat;
-use super::format::{After, Form, Piece, Quiet, Tags};
+use super::format::{After, Form, Piece, Quiet};
 
 impl CallFormat {
     /// `<tool_call>{"name": …, "arguments": {…}}</tool_call>`, as the Hermes
@@ -61,6 +62,20 @@ impl CallFormat {
         }
     }
 
+    /// `[TOOL_CALLS]name[CALL_ID]a1B2c3D4e[ARGS]{…}`, repeated, and the end of
+    /// the turn, as Mistral Small 3.2 writes it, with nine letters and digits.
+    pub fn mistral_call_id() -> Self {
+        Self {
+            head: vec![
+                Piece::Name,
+                exactly("[CALL_ID]"),
+                Piece::Id(9),
+                exactly("[ARGS]"),
+            ],
+            ..Self::mistral_bare_args()
+        }
+    }
+
     /// `[TOOL_CALLS]name{…}`, repeated, and the end of the turn: what those of
     /// Mistral's models write that have no `[ARGS]`.
     pub fn mistral_bare_args() -> Self {
@@ -110,6 +125,42 @@ impl CallFormat {
             openers: texts(&["<|tool_call|>"]),
             closer: "]<|/tool_call|>".to_owned(),
             ..Self::json_array()
+        }
+    }
+
+    /// `<TOOLCALL>[{"name": …, "arguments": {…}}, …]</TOOLCALL>`, as Nemotron
+    /// Nano 2 writes it.
+    pub fn nemotron() -> Self {
+        Self {
+            openers: texts(&["<TOOLCALL>"]),
+            closer: "]</TOOLCALL>".to_owned(),
+            ..Self::json_array()
+        }
+    }
+
+    /// `<tool_calls>[{"name": …, "arguments": {…}, "id": "…"}, …]</tool_calls>`,
+    /// as Apriel writes it, with an id of nine letters and digits or without.
+    pub fn apriel() -> Self {
+        Self {
+            openers: texts(&["<tool_calls>"]),
+            form: Form::Json {
+                member: true,
+                id: true,
+            },
+            closer: "]</tool_calls>".to_owned(),
+            ..Self::json_array()
+        }
+    }
+
+    /// `<tool_calls>`, for each call `{"name": …, "arguments": {…}}`, and
+    /// `</tool_calls>`, as MiniMax M1 writes it.
+    pub fn minimax_m1() -> Self {
+        Self {
+            openers: texts(&["<tool_calls>"]),
+            again: 1,
+            separator: "{".to_owned(),
+            closer: "</tool_calls>".to_owned(),
+            ..Self::hermes()
         }
     }
 
@@ -185,64 +236,23 @@ impl CallFormat {
         }
     }
 
-    /// `<tool_call>`, `<function=name>`, for each argument `<parameter=key>`, its
-    /// value and `</parameter>`, then `</function>` and `</tool_call>`, all on
-    /// lines of their own, as Qwen3-Coder and Qwen3.5 write it. Texts stand as
-    /// they are, other values as JSON; so in the formats below.
-    pub fn qwen_xml() -> Self {
+    /// `<|START_ACTION|>[{"tool_call_id": "0", "tool_name": …, "parameters": {…}}, …]<|END_ACTION|>`,
+    /// as Cohere's Command R7B and A write it, behind `<|START_THINKING|>`.
+    pub fn cohere() -> Self {
+        let object = [text("{"), text("\"tool_call_id\""), text(":"), text("\"")];
+        let id = [Piece::Number, exactly("\""), text(",")];
+        let mut name = json_head("parameters").split_off(2);
+        name.insert(0, text("\"tool_name\""));
+        let head = [text("[")].into_iter().chain(object).chain(id).chain(name);
         Self {
-            head: vec![text("<function="), Piece::Name, exactly(">")],
-            form: Form::Tagged(Tags {
-                key_opens: "<parameter=".to_owned(),
-                key_closes: ">".to_owned(),
-                value_opens: String::new(),
-                value_closes: "</parameter>".to_owned(),
-                lines: true,
-            }),
-            end: "</function>".to_owned(),
-            ..Self::hermes()
-        }
-    }
-
-    /// `<tool_call>name`, for each argument
-    /// `<arg_key>key</arg_key><arg_value>value</arg_value>`, then
-    /// `</tool_call>`, with line breaks between the tags or none, as GLM 4.5
-    /// and its successors write it.
-    pub fn glm() -> Self {
-        Self {
-            head: vec![Piece::Name],
-            form: Form::Tagged(Tags {
-                key_opens: "<arg_key>".to_owned(),
-                key_closes: "</arg_key>".to_owned(),
-                value_opens: "<arg_value>".to_owned(),
-                value_closes: "</arg_value>".to_owned(),
-                lines: false,
-            }),
-            end: "</tool_call>".to_owned(),
-            closer: String::new(),
-            ..Self::hermes()
-        }
-    }
-
-    /// `<minimax:tool_call>`, then for each call `<invoke name="name">`, for
-    /// each argument `<parameter name="key">value</parameter>`, and
-    /// `</invoke>`, then `</minimax:tool_call>`, as MiniMax M2 writes it.
-    pub fn minimax() -> Self {
-        Self {
-            openers: texts(&["<minimax:tool_call>"]),
-            head: vec![text("<invoke name=\""), Piece::Name, exactly("\">")],
-            again: 1,
-            form: Form::Tagged(Tags {
-                key_opens: "<parameter name=\"".to_owned(),
-                key_closes: "\">".to_owned(),
-                value_opens: String::new(),
-                value_closes: "</parameter>".to_owned(),
-                lines: false,
-            }),
-            end: "</invoke>".to_owned(),
-            separator: "<invoke name=\"".to_owned(),
-            closer: "</minimax:tool_call>".to_owned(),
-            ..Self::hermes()
+            openers: texts(&["<|START_ACTION|>"]),
+            quiet: Quiet {
+                opens: texts(&["<|START_THINKING|>", "<think>"]),
+                closes: texts(&["<|END_THINKING|>", "</think>"]),
+            },
+            head: head.collect(),
+            closer: "]<|END_ACTION|>".to_owned(),
+            ..Self::json_array()
         }
     }
 
@@ -303,6 +313,41 @@ impl CallFormat {
         }
     }
 
+    /// `<|tools_prefix|>[{"name of the tool": {…}}, …]<|tools_suffix|>`, as
+    /// Apertus writes it.
+    pub fn apertus() -> Self {
+        Self {
+            openers: texts(&["<|tools_prefix|>"]),
+            quiet: Quiet {
+                opens: texts(&["<|inner_prefix|>", "<think>"]),
+                closes: texts(&["<|inner_suffix|>", "</think>"]),
+            },
+            head: vec![text("["), text("{"), Piece::QuotedName, text(":")],
+            closer: "]<|tools_suffix|>".to_owned(),
+            ..Self::json_array()
+        }
+    }
+
+    /// `<|function_call|>{"name": …, "arguments": {…}}` and
+    /// `<|message_sep|>` or the end of the turn, as GigaChat 3.1 writes it.
+    pub fn gigachat() -> Self {
+        Self {
+            openers: texts(&["<|function_call|>"]),
+            at_start: 0,
+            closer: "<|message_sep|>".to_owned(),
+            ..Self::json()
+        }
+    }
+
+    /// The same in a message of the role `function call`, as GigaChat 3 writes
+    /// it.
+    pub fn gigachat_message() -> Self {
+        Self {
+            openers: texts(&["function call<|role_sep|>"]),
+            ..Self::gigachat()
+        }
+    }
+
     /// `[{"name": …, "arguments": {…}}, …]`.
     fn json_array() -> Self {
         let mut head = json_head("arguments");
@@ -324,20 +369,20 @@ const MEMBER: Form = Form::Json {
 };
 
 /// Arguments that are an object of their own.
-const OBJECT: Form = Form::Json {
+pub(super) const OBJECT: Form = Form::Json {
     member: false,
     id: false,
 };
 
-fn text(text: &str) -> Piece {
+pub(super) fn text(text: &str) -> Piece {
     Piece::Text(text.to_owned())
 }
 
-fn exactly(text: &str) -> Piece {
+pub(super) fn exactly(text: &str) -> Piece {
     Piece::OneOf(vec![text.to_owned()])
 }
 
-fn texts(texts: &[&str]) -> Vec<String> {
+pub(super) fn texts(texts: &[&str]) -> Vec<String> {
     texts.iter().map(|text| (*text).to_owned()).collect()
 }
 

@@ -59,6 +59,8 @@ pub(super) enum Piece {
     QuotedName,
     /// A whole number, right behind what precedes it.
     Number,
+    /// So many ASCII letters and digits, right behind what precedes them.
+    Id(u8),
 }
 
 /// How arguments are written.
@@ -88,6 +90,9 @@ pub(super) enum Form {
 pub(super) struct Tags {
     pub(super) key_opens: String,
     pub(super) key_closes: String,
+    /// Where a value that is JSON, and no text, has another tag than
+    /// `key_closes`: that tag. Which it is then tells how a value is written.
+    pub(super) json_key_closes: Option<String>,
     /// Empty where the value follows the key's tag.
     pub(super) value_opens: String,
     pub(super) value_closes: String,
@@ -120,17 +125,21 @@ impl CallFormat {
         let tags = match &self.form {
             Form::Json { .. } | Form::Python => Vec::new(),
             Form::Marked { mark } => vec![mark],
-            Form::Tagged(tags) => vec![
+            Form::Tagged(tags) => [
                 &tags.key_opens,
                 &tags.key_closes,
                 &tags.value_opens,
                 &tags.value_closes,
-            ],
+            ]
+            .into_iter()
+            .chain(&tags.json_key_closes)
+            .collect(),
         };
         let head = self.head.iter().flat_map(|piece| match piece {
             Piece::Text(text) => std::slice::from_ref(text),
             Piece::OneOf(texts) => texts.as_slice(),
-            Piece::Name | Piece::SpacedName | Piece::QuotedName | Piece::Number => &[],
+            Piece::Name | Piece::SpacedName | Piece::QuotedName => &[],
+            Piece::Number | Piece::Id(_) => &[],
         });
         let texts = [&self.openers, &self.quiet.opens, &self.quiet.closes];
         texts

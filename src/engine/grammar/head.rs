@@ -28,6 +28,8 @@ enum Part {
     Texts { blanks: bool, texts: Box<[Text]> },
     /// A whole number.
     Number,
+    /// So many letters and digits.
+    Id(u8),
 }
 
 /// How far a head has got. Small, and copied to look ahead.
@@ -92,6 +94,7 @@ impl Part {
         let bytes = |text: &str| text.as_bytes().into();
         let (blanks, mut texts): (bool, Vec<Text>) = match piece {
             Piece::Number => return Self::Number,
+            Piece::Id(length) => return Self::Id(*length),
             Piece::Text(text) => (true, vec![(bytes(text), None)]),
             Piece::OneOf(texts) => {
                 let texts = texts.iter().map(|text| (bytes(text), None));
@@ -128,7 +131,7 @@ impl Head {
     fn at(grammar: &HeadGrammar, part: u8) -> Self {
         let texts = match grammar.parts.get(usize::from(part)) {
             Some(Part::Texts { texts, .. }) => texts.len(),
-            Some(Part::Number) | None => 0,
+            Some(Part::Number | Part::Id(_)) | None => 0,
         };
         Self {
             part,
@@ -178,15 +181,10 @@ impl Head {
     }
 
     fn take(&mut self, part: &Part, byte: u8) -> Taken {
-        let Part::Texts { blanks, texts } = part else {
-            return match byte.is_ascii_digit() && self.matched < MAX_DIGITS {
-                true => {
-                    self.matched += 1;
-                    Taken::More
-                }
-                false if self.matched > 0 => Taken::Before,
-                false => Taken::Refused,
-            };
+        let (blanks, texts) = match part {
+            Part::Texts { blanks, texts } => (blanks, texts),
+            Part::Number => return self.take_digit(byte),
+            Part::Id(length) => return self.take_of_id(*length, byte),
         };
         if *blanks && self.matched == 0 && is_blank(byte) {
             self.blanks += 1;
@@ -196,6 +194,28 @@ impl Head {
             };
         }
         self.take_text(texts, byte).unwrap_or(Taken::Refused)
+    }
+
+    fn take_digit(&mut self, byte: u8) -> Taken {
+        match byte.is_ascii_digit() && self.matched < MAX_DIGITS {
+            true => {
+                self.matched += 1;
+                Taken::More
+            }
+            false if self.matched > 0 => Taken::Before,
+            false => Taken::Refused,
+        }
+    }
+
+    fn take_of_id(&mut self, length: u8, byte: u8) -> Taken {
+        if !byte.is_ascii_alphanumeric() {
+            return Taken::Refused;
+        }
+        self.matched += 1;
+        match self.matched < u32::from(length) {
+            true => Taken::More,
+            false => Taken::Complete,
+        }
     }
 
     fn take_text(&mut self, texts: &[Text], byte: u8) -> Option<Taken> {
@@ -317,5 +337,26 @@ mod tests {
         assert_eq!(read("f.read_:"), Step::Refused);
         assert_eq!(read("f. "), Step::Refused);
         assert_eq!(read("f.read:<"), Step::Refused);
+    }
+
+    #[test]
+    fn ids_have_their_length() {
+        let grammar = HeadGrammar::new(&CallFormat::mistral_call_id(), ["read"].into_iter());
+        let read = |text: &str| {
+            let mut head = Head::new(&grammar);
+            let steps = text.bytes().map(|byte| head.feed(&grammar, byte));
+            steps.last().unwrap()
+        };
+        assert_eq!(read("read[CALL_ID]a1B2c3D4e[ARGS]"), Step::Complete(0));
+        assert_eq!(read("read[CALL_ID]a1B2c3D4e"), Step::More);
+        for text in [
+            "read[CALL_ID]a1B2c3D4[",
+            "read[CALL_ID]a1B2c3D4ef",
+            "read[CALL_ID]a1B2c3D4\u{e9}",
+            "read[CALL_ID]a1B2c3D-",
+            "read[ARGS]",
+        ] {
+            assert_eq!(read(text), Step::Refused, "{text}");
+        }
     }
 }

@@ -34,7 +34,10 @@ pub(super) enum Texts {
     Tagged {
         /// What ends the call, and what begins a key.
         edges: [Box<[u8]>; 2],
+        /// The second text, if there is one, says that the value is JSON, and
+        /// the first that it is plain text.
         key_closes: Search,
+        typed: bool,
         /// What begins a value, unless the key's end does.
         value_opens: Option<[Box<[u8]>; 1]>,
         value_closes: Search,
@@ -92,7 +95,11 @@ impl Outline {
                 let opens = &tags.value_opens;
                 let texts = Texts::Tagged {
                     edges: [bytes(&format.end), bytes(&tags.key_opens)],
-                    key_closes: Search::new(&[&tags.key_closes]),
+                    key_closes: match &tags.json_key_closes {
+                        Some(json) => Search::new(&[&tags.key_closes, json]),
+                        None => Search::new(&[&tags.key_closes]),
+                    },
+                    typed: tags.json_key_closes.is_some(),
                     value_opens: (!opens.is_empty()).then(|| [bytes(opens)]),
                     value_closes: Search::new(&[&tags.value_closes]),
                     plain,

@@ -103,33 +103,41 @@ impl Writer<'_> {
         }
         let mut arguments = Vec::new();
         for (at, member) in named.iter().enumerate() {
-            if member.name.contains(&self.tags.key_closes) {
+            let closings = [
+                Some(&self.tags.key_closes),
+                self.tags.json_key_closes.as_ref(),
+            ];
+            if (closings.into_iter().flatten()).any(|closing| member.name.contains(closing)) {
                 // Where the key ends could not be told.
                 self.lost
                     .push(format!("{:?} cannot be written", member.name));
                 continue;
             }
-            let key = format!("{}{}", member.name, self.tags.key_closes);
-            let (before, value) = self.argument(at, &member.name, &member.schema)?;
-            if before == Written::Plain {
-                self.plain.insert(Hash::of(&key));
-            }
-            let open = self.open(&pattern(&key));
-            self.rules += &format!("a{at}: {open} {value}\n");
+            let ways = self.argument(at, &member.name, &member.schema)?;
+            let ways = ways.into_iter().map(|(written, value)| {
+                let key = format!("{}{}", member.name, self.closing(written));
+                if written == Written::Plain {
+                    self.plain.insert(Hash::of(&key));
+                }
+                format!("{} {value}", self.open(&pattern(&key)))
+            });
+            let ways: Vec<String> = ways.collect();
+            self.rules += &format!("a{at}: {}\n", ways.join(" | "));
             let optional = if member.required || !ordered { "" } else { "?" };
             arguments.push(format!("a{at}{optional}"));
         }
         if let Some(others) = others {
-            let (before, value) = self.argument(0, "", others)?;
-            if before == Written::Plain {
-                self.plain.insert(Hash::ALL);
-            }
-            let key = format!(
-                "[A-Za-z_][A-Za-z0-9_.-]{{0,63}}{}",
-                pattern(&self.tags.key_closes)
-            );
-            let open = self.open(&key);
-            self.rules += &format!("a0: {open} {value}\n");
+            let ways = self.argument(0, "", others)?;
+            let ways = ways.into_iter().map(|(written, value)| {
+                if written == Written::Plain {
+                    self.plain.insert(Hash::ALL);
+                }
+                let closing = pattern(self.closing(written));
+                let key = format!("[A-Za-z_][A-Za-z0-9_.-]{{0,63}}{closing}");
+                format!("{} {value}", self.open(&key))
+            });
+            let ways: Vec<String> = ways.collect();
+            self.rules += &format!("a0: {}\n", ways.join(" | "));
             arguments.push("a0*".to_owned());
         }
         let arguments = match ordered {
@@ -139,6 +147,14 @@ impl Writer<'_> {
         let tail = self.tail();
         self.rules += &format!("start: {arguments} {tail}\n");
         Ok(())
+    }
+
+    /// What closes the key of a value that is written so.
+    fn closing(&self, written: Written) -> &str {
+        match (written, &self.tags.json_key_closes) {
+            (Written::Json, Some(closing)) => closing,
+            _ => &self.tags.key_closes,
+        }
     }
 
     /// What opens an argument whose key and its closing tag match `key`.
@@ -167,13 +183,13 @@ impl Writer<'_> {
     }
 
     /// The rest of an argument, from its value on, as rules, and how it is
-    /// written.
+    /// written: in one way, or where tags tell them apart in two.
     fn argument(
         &mut self,
         at: usize,
         name: &str,
         schema: &Value,
-    ) -> Result<(Written, String), String> {
+    ) -> Result<Vec<(Written, String)>, String> {
         let mut kinds = Vec::new();
         let lost = self.lost.len();
         self.steps = 0;
@@ -181,7 +197,9 @@ impl Writer<'_> {
             self.lost.push(reason);
             kinds = vec![Kind::Text];
         }
-        if kinds.iter().any(|kind| !matches!(kind, Kind::Json(_)))
+        let typed = self.tags.json_key_closes.is_some();
+        if !typed
+            && kinds.iter().any(|kind| !matches!(kind, Kind::Json(_)))
             && kinds
                 .iter()
                 .any(|kind| matches!(kind, Kind::Json(schema) if holds_texts(schema)))
@@ -196,24 +214,30 @@ impl Writer<'_> {
             *lost = format!("{lost} in {name:?}");
         }
         if kinds.iter().any(|kind| matches!(kind, Kind::Text)) {
-            kinds = vec![Kind::Text];
+            kinds.retain(|kind| typed && matches!(kind, Kind::Json(_)));
+            kinds.push(Kind::Text);
         }
-        let written = match kinds.iter().all(|kind| matches!(kind, Kind::Json(_))) {
-            true => Written::Json,
-            false => Written::Plain,
-        };
-        let mut rules = Vec::new();
+        let all_json = kinds.iter().all(|kind| matches!(kind, Kind::Json(_)));
+        let (mut plain, mut json) = (Vec::new(), Vec::new());
         for (alternative, kind) in kinds.into_iter().enumerate() {
             let rule = format!("v{at}-{alternative}");
+            let is_json = matches!(kind, Kind::Json(_)) && (typed || all_json);
             if let Some(body) = self.value(&rule, kind)? {
                 self.rules += &body;
-                rules.push(rule);
+                match is_json {
+                    true => json.push(rule),
+                    false => plain.push(rule),
+                }
             }
         }
-        if rules.is_empty() {
+        let ways = [(Written::Plain, plain), (Written::Json, json)];
+        let ways = ways.into_iter().filter(|(_, rules)| !rules.is_empty());
+        let ways = ways.map(|(written, rules)| (written, format!("({})", rules.join(" | "))));
+        let ways: Vec<(Written, String)> = ways.collect();
+        if ways.is_empty() {
             return Err(format!("nothing satisfies {name:?}"));
         }
-        Ok((written, format!("({})", rules.join(" | "))))
+        Ok(ways)
     }
 
     /// The rule for a value and what closes it.
@@ -279,6 +303,11 @@ impl Writer<'_> {
         match schema {
             Value::Bool(true) => {
                 found.push(Kind::Text);
+                if self.tags.json_key_closes.is_some() {
+                    found.push(Kind::Json(
+                        json!({"type": ["number", "boolean", "null", "array", "object"]}),
+                    ));
+                }
                 return Ok(());
             }
             Value::Bool(false) => return Ok(()),
@@ -315,7 +344,8 @@ impl Writer<'_> {
         }
         found.push(self.text(schema));
         let others: Vec<&&str> = kinds.iter().filter(|kind| **kind != "string").collect();
-        if !others.is_empty() && !matches!(found.last(), Some(Kind::Text)) {
+        let told_apart = self.tags.json_key_closes.is_some();
+        if !others.is_empty() && (told_apart || !matches!(found.last(), Some(Kind::Text))) {
             let mut schema = schema.clone();
             schema["type"] = json!(others);
             found.push(Kind::Json(schema));

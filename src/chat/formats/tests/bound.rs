@@ -11,11 +11,12 @@ const WALKS: u64 = 12;
 
 /// Forms, something of a template that shows which way they are written, and
 /// what opens a call.
-const BOUND: [(ToolFormat, &str, &str); 18] = [
+const BOUND: [(ToolFormat, &str, &str); 33] = [
     (ToolFormat::Hermes, "", "<tool_call>"),
     (ToolFormat::QwenXml, "", "<tool_call>"),
     (ToolFormat::LlamaJson, "", "{\"name\""),
     (ToolFormat::LlamaJson, "", "<|python_tag|>"),
+    (ToolFormat::Mistral, "[CALL_ID][ARGS]", "[TOOL_CALLS]"),
     (ToolFormat::Mistral, "[ARGS]", "[TOOL_CALLS]"),
     (ToolFormat::Mistral, "[TOOL_CALLS][", "[TOOL_CALLS]"),
     (ToolFormat::Mistral, "", "[TOOL_CALLS]"),
@@ -35,6 +36,28 @@ const BOUND: [(ToolFormat, &str, &str); 18] = [
     (ToolFormat::Granite, "", "<|tool_call|>"),
     (ToolFormat::DeepSeek, "```json", "<｜tool▁calls▁begin｜>"),
     (ToolFormat::DeepSeek, "", "<｜tool▁calls▁begin｜>"),
+    (
+        ToolFormat::DeepSeek,
+        "｜DSML｜ function_calls>",
+        "<｜DSML｜function_calls>",
+    ),
+    (ToolFormat::DeepSeek, "｜DSML｜", "<｜DSML｜tool_calls>"),
+    (ToolFormat::QwenXml, "<seed:tool_call>", "<seed:tool_call>"),
+    (ToolFormat::QwenXml, "<function=", "<function="),
+    (
+        ToolFormat::GigaChat,
+        "<|function_call|>",
+        "<|function_call|>",
+    ),
+    (ToolFormat::GigaChat, "", "function call<|role_sep|>"),
+    (ToolFormat::MiniCpm, "", "<function name=\""),
+    (ToolFormat::Apertus, "", "<|tools_prefix|>"),
+    (ToolFormat::Hunyuan, "", "<tool_calls:opensource>"),
+    (ToolFormat::Cohere, "", "<|START_ACTION|>"),
+    (ToolFormat::Json, "", "{\"name\""),
+    (ToolFormat::Json, "<TOOLCALL>", "<TOOLCALL>"),
+    (ToolFormat::Json, "<tool_calls>[", "<tool_calls>"),
+    (ToolFormat::Json, "<tool_calls>", "<tool_calls>"),
     (ToolFormat::KimiK2, "", "<|tool_calls_section_begin|>"),
     (ToolFormat::MiniMax, "", "<minimax:tool_call>"),
     (ToolFormat::Lfm2, "", "<|tool_call_start|>"),

@@ -70,6 +70,24 @@ fn a_templates_own_markers_choose_its_form() {
             ToolFormat::Lfm2,
         ),
         ("<|python_tag|>", ToolFormat::LlamaJson),
+        ("':opensource' and '<arg_key{}>'", ToolFormat::Hunyuan),
+        ("set token = '<|tools_prefix|>'", ToolFormat::Apertus),
+        (
+            "'<|role_sep|>' and '<|function_call|>'",
+            ToolFormat::GigaChat,
+        ),
+        (
+            "'role': 'function call' and '<|role_sep|>'",
+            ToolFormat::GigaChat,
+        ),
+        (
+            "<function name=\"f\"><param name=\"k\">v</param></function>",
+            ToolFormat::MiniCpm,
+        ),
+        (
+            "write <|START_ACTION|> followed by a list",
+            ToolFormat::Cohere,
+        ),
         (
             "'<tool_call> tags: <tool_calls>[{\"name\": ' ",
             ToolFormat::Json,

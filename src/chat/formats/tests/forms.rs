@@ -297,3 +297,118 @@ fn bare_json_is_a_call_only_if_it_is_all_there_is() {
     };
     assert_eq!(without.turn(json), (json.to_owned(), None, vec![]));
 }
+
+/// A call's id is read with it, however the text is cut, which `turn` sees to.
+#[test]
+fn ids_are_read_as_the_model_wrote_them() {
+    use ToolFormat::{Hermes, KimiK2, Mistral};
+    let ids = |format, text: &str| -> Vec<Option<String>> {
+        assert!(!turn(format, text).2.is_empty(), "{text}");
+        let (_, _, calls) = reading(format).with_ids(&[text]);
+        calls.into_iter().map(|call| call.id).collect()
+    };
+    let some = |id: &str| Some(id.to_owned());
+    let old = r#"[TOOL_CALLS][{"name": "a", "arguments": {"id": "no"}, "id": "a1B2c3D4e"}, {"name": "b", "arguments": {}}]"#;
+    assert_eq!(ids(Mistral, old), [some("a1B2c3D4e"), None]);
+    let new =
+        "[TOOL_CALLS]a[CALL_ID]a1B2c3D4e[ARGS]{}[TOOL_CALLS]b[CALL_ID] x {}[TOOL_CALLS]c[ARGS]{}";
+    assert_eq!(ids(Mistral, new), [some("a1B2c3D4e"), some("x"), None]);
+    let kimi = "<|tool_calls_section_begin|><|tool_call_begin|> functions.a:0 <|tool_call_argument_begin|>{}<|tool_call_end|>\
+        <|tool_call_begin|>call00000<|tool_call_argument_begin|>{}<|tool_call_end|><|tool_calls_section_end|>";
+    assert_eq!(
+        ids(KimiK2, kimi),
+        [some("functions.a:0"), some("call00000")]
+    );
+    let hermes =
+        r#"<tool_call>{"id": "x", "function": {"name": "a", "arguments": "{}"}}</tool_call>"#;
+    assert_eq!(ids(Hermes, hermes), [some("x")]);
+}
+
+#[test]
+fn markers_around_the_answer_are_no_content() {
+    use ToolFormat::{Cohere, Granite};
+    let said = |format, text: &str| {
+        let (content, reasoning, calls) = turn(format, text);
+        assert_eq!(calls, [], "{text}");
+        (content, reasoning.unwrap_or_default())
+    };
+    let pair = |content: &str, reasoning: &str| (content.to_owned(), reasoning.to_owned());
+    for (text, expected) in [
+        (
+            "<think>Hm.</think>\n<response>Yes.</response>",
+            pair("Yes.", "Hm."),
+        ),
+        (
+            "<think>Hm.</think><response>\nYes.\n</response>\n",
+            pair("Yes.", "Hm."),
+        ),
+        ("Hm.</think><response>Yes.</response>", pair("Yes.", "Hm.")),
+        ("<response>Yes.", pair("Yes.", "")),
+        ("<response>Yes.</respon", pair("Yes.</respon", "")),
+        ("<response></response>", pair("", "")),
+        // Anywhere else they are text.
+        (
+            "Write <response> here.</response>",
+            pair("Write <response> here.</response>", ""),
+        ),
+        ("Yes.</response>", pair("Yes.</response>", "")),
+        (
+            "<response>a <response>b</response> c</response> d</response></response> ",
+            pair("a <response>b</response> c</response> d</response>", ""),
+        ),
+        (
+            "<think><response>x</response></think>Yes.",
+            pair("Yes.", "<response>x</response>"),
+        ),
+    ] {
+        assert_eq!(said(Granite, text), expected, "{text}");
+        let cohere = text
+            .replace("<think>", "<|START_THINKING|>")
+            .replace("</think>", "<|END_THINKING|>")
+            .replace("<response>", "<|START_RESPONSE|>")
+            .replace("</response>", "<|END_RESPONSE|>");
+        let expected = pair(
+            &expected
+                .0
+                .replace("<response>", "<|START_RESPONSE|>")
+                .replace("</response>", "<|END_RESPONSE|>"),
+            &expected
+                .1
+                .replace("<response>", "<|START_RESPONSE|>")
+                .replace("</response>", "<|END_RESPONSE|>"),
+        );
+        // Cut in its marker, a text ends in less of the other one.
+        if !text.ends_with("</respon") {
+            assert_eq!(said(Cohere, &cohere), expected, "{cohere}");
+        }
+    }
+    // The prompt opens the reasoning, or has closed it.
+    for (end, text) in [
+        (
+            "<|START_THINKING|>",
+            "Hm.<|END_THINKING|><|START_TEXT|>Yes.<|END_TEXT|>",
+        ),
+        (
+            "<|START_THINKING|><|END_THINKING|>",
+            "<|START_TEXT|>Yes.<|END_TEXT|>",
+        ),
+    ] {
+        let prompt = format!("<|CHATBOT_TOKEN|>{end}");
+        let opened = Reading {
+            prompt: &prompt,
+            ..reading(Cohere)
+        };
+        let (content, reasoning, _) = opened.turn(text);
+        assert_eq!(content, "Yes.", "{text}");
+        assert_eq!(reasoning.is_some(), text.starts_with("Hm."), "{text}");
+    }
+    // A call behind an answer, and one within.
+    let call = r#"<|tool_call|>[{"name": "a", "arguments": {"x": 1}}]"#;
+    for text in [
+        format!("<response>Look.</response>{call}"),
+        format!("<response>Look.{call}</response>"),
+    ] {
+        let (content, _, calls) = turn(Granite, &text);
+        assert_eq!((content.as_str(), calls), ("Look.", vec![a()]), "{text}");
+    }
+}

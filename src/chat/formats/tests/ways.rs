@@ -22,7 +22,7 @@ pub(super) struct Way {
 
 pub(super) type Call<'a> = (&'a str, &'a Map<String, Json>);
 
-pub(super) const WAYS: [Way; 25] = [
+pub(super) const WAYS: [Way; 31] = [
     way(
         "hermes",
         ToolFormat::Hermes,
@@ -299,6 +299,90 @@ pub(super) const WAYS: [Way; 25] = [
         },
         "<|tool_calls_section_begin|>",
         &["<|tool_call_end|>", "<|tool_calls_section_end|>"],
+    ),
+    way(
+        "gigachat",
+        ToolFormat::GigaChat,
+        |calls| {
+            each(calls, |name, args| {
+                format!("<|function_call|>{}", object(name, "arguments", args))
+            })
+        },
+        "<|function_call|>",
+        &["<|message_sep|>", "<|function_call|>", "}"],
+    ),
+    way(
+        "gigachat, message",
+        ToolFormat::GigaChat,
+        |calls| {
+            each(calls, |name, args| {
+                format!(
+                    "<|message_sep|>\n\nfunction call<|role_sep|>\n{}",
+                    object(name, "arguments", args)
+                )
+            })
+        },
+        "<|message_sep|>\n\nfunction call<|role_sep|>",
+        &["<|message_sep|>", "function call<|role_sep|>"],
+    ),
+    way(
+        "minicpm",
+        ToolFormat::MiniCpm,
+        |calls| each(calls, params),
+        "<function name=",
+        &["</param>", "</function>", "<param name=\"x\">", "<b>"],
+    ),
+    way(
+        "apertus",
+        ToolFormat::Apertus,
+        |calls| {
+            format!(
+                "<|tools_prefix|>[{}]<|tools_suffix|>",
+                joined(calls, ", ", |name, args| format!(
+                    "{{\"{name}\": {}}}",
+                    json(args)
+                ))
+            )
+        },
+        "<|tools_prefix|>",
+        &["<|tools_suffix|>", "<|tools_prefix|>", "]"],
+    ),
+    way(
+        "hunyuan",
+        ToolFormat::Hunyuan,
+        |calls| {
+            let calls = each(calls, |name, args| {
+                let arguments = arguments(args, "\n");
+                format!("<tool_call>{name}<tool_sep>\n{arguments}</tool_call>\n")
+            });
+            let calls = ["tool_call", "tool_sep", "arg_key", "arg_value"]
+                .iter()
+                .fold(calls, |calls, tag| {
+                    calls.replace(&format!("{tag}>"), &format!("{tag}:opensource>"))
+                });
+            format!("<tool_calls:opensource>\n{calls}</tool_calls:opensource>")
+        },
+        "<tool_calls:opensource>",
+        &[
+            "</arg_value:opensource>",
+            "</tool_call:opensource>",
+            "<tool_call:opensource>",
+        ],
+    ),
+    way(
+        "cohere",
+        ToolFormat::Cohere,
+        |calls| {
+            format!(
+                "<|START_ACTION|>[\n    {}\n]<|END_ACTION|>",
+                joined(calls, ",\n    ", |name, args| format!(
+                    "{{\"tool_call_id\": \"0\", \"tool_name\": \"{name}\", \"parameters\": {}}}",
+                    json(args)
+                ))
+            )
+        },
+        "<|START_ACTION|>",
+        &["<|END_ACTION|>", "<|START_ACTION|>", "]"],
     ),
     way(
         "minimax",

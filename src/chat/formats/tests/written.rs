@@ -71,6 +71,19 @@ pub(super) fn minimax(name: &str, arguments: &Map<String, Json>) -> String {
     format!("<invoke name=\"{name}\">\n{parameters}</invoke>\n")
 }
 
+/// As MiniCPM5's template says: what has tags or line breaks is CDATA.
+pub(super) fn params(name: &str, arguments: &Map<String, Json>) -> String {
+    let parameters = arguments.iter().map(|(key, value)| {
+        let value = match raw(value) {
+            text if text.contains(['<', '&', '\n']) => format!("<![CDATA[{text}]]>"),
+            text => text,
+        };
+        format!("<param name=\"{key}\">{value}</param>")
+    });
+    let parameters: String = parameters.collect();
+    format!("<function name=\"{name}\">{parameters}</function>")
+}
+
 pub(super) fn dsml(name: &str, arguments: &Map<String, Json>) -> String {
     let parameters = arguments.iter().map(|(key, value)| {
         let (text, is_text) = (raw(value), value.is_string());

@@ -7,7 +7,8 @@ mod random;
 use serde_json::{Value, json};
 
 use super::*;
-use crate::chat::{Arguments, ChatTemplate, ToolCall, ToolSpec};
+use crate::chat::ids::Ids;
+use crate::chat::{Arguments, ChatTemplate, ToolSpec};
 use crate::model::ModelFiles;
 
 const DEMO: &str = include_str!("../../../../models/demo/chat_template.jinja");
@@ -144,17 +145,11 @@ impl Talk<'_> {
         let written = Written::new(text, ids, turn.to_owned(), generated);
         let (content, reasoning, calls) = self.side.history.read(&written.0, turn);
         let before = written.0.ids.clone();
-        let calls = calls.into_iter().zip(self.messages.len() * 100..);
+        let mut ids = Ids::new(self.side.history.format, &self.messages);
         self.messages.push(Message::Assistant {
             content,
             reasoning,
-            tool_calls: calls
-                .map(|(call, number)| ToolCall {
-                    id: format!("call{number:05}"),
-                    name: call.name,
-                    arguments: call.arguments,
-                })
-                .collect(),
+            tool_calls: calls.into_iter().map(|call| ids.named(call)).collect(),
             written: Some(written),
         });
         before
@@ -449,6 +444,31 @@ fn a_template_with_other_ends_and_one_that_writes_none() {
     talk.says("64");
     talk.messages.push(Message::User("Sure?".to_owned()));
     talk.plain();
+}
+
+/// What the model wrote names the call as its result does.
+#[test]
+fn a_call_s_id_stays_or_the_turn_is_written_anew() {
+    let side = Side::new(STRICT);
+    let call = r#"[TOOL_CALLS] [{"name": "look", "arguments": {}, "id": "a1B2c3D4e"}]"#;
+    let mut talk = side.talk();
+    let before = talk.says(call);
+    talk.results("{}");
+    let result = r#"</s>[TOOL_RESULTS] {"content": {}, "call_id": "a1B2c3D4e"}[/TOOL_RESULTS]"#;
+    talk.goes_on(&before, result);
+
+    // One that no template takes: the call has another one.
+    let mut talk = side.talk();
+    talk.says(&call.replace("a1B2c3D4e", "1"));
+    talk.results("{}");
+    talk.plain();
+    assert!(talk.rendered().contains(r#""call_id": "call00000""#));
+
+    // None: the template shows ours.
+    let mut talk = side.talk();
+    let before = talk.says(&call.replace(", \"id\": \"a1B2c3D4e\"", ""));
+    talk.results("{}");
+    talk.goes_on(&before, &result.replace("a1B2c3D4e", "call00000"));
 }
 
 #[test]

@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 
 use serde_json::{Value as Json, json};
 
-use super::super::{guarded, jinja, messages, methods};
+use super::super::{guarded, in_system, jinja, messages, methods};
 use super::conversations;
 use crate::chat::{Message, ToolSpec};
 
@@ -170,6 +170,7 @@ fn conversations_render_as_jinja2_renders_them() {
             "python",
             include_str!("../../../../tests/fixtures/templates/python.jinja"),
         ),
+        ("phi4_mini", PHI4_MINI),
     ]);
     let mut cases = Vec::new();
     for (messages, tools) in conversations::random(150) {
@@ -179,9 +180,17 @@ fn conversations_render_as_jinja2_renders_them() {
                 variables: variables(&messages, &tools),
             });
         }
+        let mut in_system = variables(&messages, &[]);
+        in_system["messages"] = in_system::messages(&messages, &tools);
+        cases.push(Case {
+            template: "phi4_mini",
+            variables: in_system,
+        });
     }
     compare(&templates, &cases);
 }
+
+const PHI4_MINI: &str = include_str!("../../../../tests/fixtures/templates/phi4_mini.jinja");
 
 /// What a conversation is rendered with.
 pub(super) fn variables(messages: &[Message], tools: &[ToolSpec]) -> Json {

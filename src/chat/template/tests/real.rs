@@ -55,7 +55,7 @@ const KNOWN: &[(&str, Differs, &str)] = &[
 
 /// Templates that refuse [`whole`], here and there. What the host does then
 /// helps Gemma.
-const REFUSE: [&str; 5] = [
+pub(super) const REFUSE: [&str; 5] = [
     "Kimi-K2-Instruct",
     "Kimi-K2-Thinking",
     "fireworks-ai-llama-3-firefunction-v2",
@@ -104,7 +104,7 @@ fn unescaped(text: &str) -> String {
     text
 }
 
-fn real() -> BTreeMap<String, String> {
+pub(super) fn real() -> BTreeMap<String, String> {
     let folder = std::env::var_os(FOLDER).map(PathBuf::from);
     let folder = folder.unwrap_or_else(|| {
         panic!(
@@ -127,7 +127,7 @@ fn real() -> BTreeMap<String, String> {
     found
 }
 
-fn weather() -> ToolSpec {
+pub(super) fn weather() -> ToolSpec {
     ToolSpec {
         name: "get_weather".to_owned(),
         description: "Tells the weather \"now\" in a <city>.".to_owned(),
@@ -144,7 +144,7 @@ fn weather() -> ToolSpec {
     }
 }
 
-fn calling(id: &str, arguments: Json) -> ToolCall {
+pub(super) fn calling(id: &str, arguments: Json) -> ToolCall {
     let Json::Object(arguments) = arguments else {
         panic!("arguments are an object");
     };
@@ -155,7 +155,11 @@ fn calling(id: &str, arguments: Json) -> ToolCall {
     }
 }
 
-fn assistant(content: &str, reasoning: Option<&str>, tool_calls: Vec<ToolCall>) -> Message {
+pub(super) fn assistant(
+    content: &str,
+    reasoning: Option<&str>,
+    tool_calls: Vec<ToolCall>,
+) -> Message {
     Message::Assistant {
         content: content.to_owned(),
         reasoning: reasoning.map(str::to_owned),
@@ -164,7 +168,7 @@ fn assistant(content: &str, reasoning: Option<&str>, tool_calls: Vec<ToolCall>) 
     }
 }
 
-fn told(call_id: &str, content: &str) -> Message {
+pub(super) fn told(call_id: &str, content: &str) -> Message {
     Message::Tool {
         call_id: call_id.to_owned(),
         name: "get_weather".to_owned(),
@@ -305,7 +309,7 @@ const WITHOUT_TOOLS: [&str; 7] = [
     "microsoft-Phi-3.5-mini-instruct",
 ];
 
-fn loaded(template: &str) -> ChatTemplate {
+pub(super) fn loaded(template: &str) -> ChatTemplate {
     let tokens = r#"{"bos_token": "<s>", "eos_token": "</s>"}"#;
     let (_folder, files) = super::folder(&[
         ("chat_template.jinja", template),

@@ -15,7 +15,7 @@ use super::*;
 const MAX_TOKENS: usize = 4000;
 
 /// Words that bring a call to its end.
-pub(super) const ENDINGS: [&str; 20] = [
+pub(super) const ENDINGS: [&str; 22] = [
     "}",
     "]",
     "\"",
@@ -32,6 +32,8 @@ pub(super) const ENDINGS: [&str; 20] = [
     "<|\"|>",
     "</function>",
     "</invoke>",
+    "</｜DSML｜parameter>",
+    "</｜DSML｜invoke>",
     "<",
     "/",
     "\n",
@@ -111,10 +113,14 @@ pub(super) fn read(family: &str, text: &str) -> Option<Vec<Read>> {
             objects(&text[..text.rfind("<|/tool_call|>")?], "arguments")
         }
         "granite" => objects(text.strip_prefix("<|tool_call|>")?, "arguments"),
-        "mistral_args" | "mistral_bare_args" => {
+        "mistral_args" | "mistral_call_id" | "mistral_bare_args" => {
             let text = text.strip_prefix("[TOOL_CALLS]")?;
             let (name, arguments) = match family {
                 "mistral_args" => text.split_once("[ARGS]")?,
+                "mistral_call_id" => {
+                    let (name, text) = text.split_once("[CALL_ID]")?;
+                    (name, text.split_once("[ARGS]")?.1)
+                }
                 _ => text.split_at(text.find(|c: char| c == '{' || c.is_whitespace())?),
             };
             Some(vec![Read::Json(name.trim().to_owned(), json(arguments)?)])
@@ -184,6 +190,23 @@ pub(super) fn read(family: &str, text: &str) -> Option<Vec<Read>> {
                 let tags = ["<parameter name=\"", "\">", "</parameter>"];
                 let (arguments, call) = tagged(call, tags)?;
                 let call = call.strip_prefix("</invoke>")?;
+                Some((Read::Texts(name.to_owned(), arguments), call))
+            },
+        ),
+        "deepseek_v3_2" => several(
+            text,
+            ["<｜DSML｜function_calls>", "</｜DSML｜function_calls>"],
+            |call| {
+                let call = call.strip_prefix("<｜DSML｜invoke name=\"")?;
+                let (name, call) = call.split_once("\">")?;
+                let tags = ["<｜DSML｜parameter name=\"", "\">", "</｜DSML｜parameter>"];
+                let (arguments, call) = tagged(call, tags)?;
+                let key = |key: String| Some(key.split_once("\" string=\"")?.0.to_owned());
+                let arguments = arguments
+                    .into_iter()
+                    .map(|(name, value)| Some((key(name)?, value)));
+                let arguments = arguments.collect::<Option<_>>()?;
+                let call = call.strip_prefix("</｜DSML｜invoke>")?;
                 Some((Read::Texts(name.to_owned(), arguments), call))
             },
         ),
@@ -319,12 +342,15 @@ fn typed(texts: &[(String, String)], schema: &Value) -> Result<Value, String> {
 pub(super) fn start(family: &str) -> &'static str {
     match family {
         "json" | "llama_json" => "{\"name\"",
-        "mistral_array" | "mistral_args" | "mistral_bare_args" => "[TOOL_CALLS]",
+        "mistral_array" | "mistral_args" | "mistral_call_id" | "mistral_bare_args" => {
+            "[TOOL_CALLS]"
+        }
         "harmony" => "<|channel|>commentary to=functions.",
         "phi4_mini" | "granite" => "<|tool_call|>",
         "deepseek_v3" | "deepseek_v3_1" => "<｜tool▁calls▁begin｜>",
         "kimi_k2" => "<|tool_calls_section_begin|>",
         "minimax" => "<minimax:tool_call>",
+        "deepseek_v3_2" => "<｜DSML｜function_calls>",
         "lfm2" => "<|tool_call_start|>",
         "gemma" => "<start_function_call>",
         "gemma4" => "<|tool_call>",

@@ -98,6 +98,23 @@ pub(super) fn families() -> Vec<Family> {
             free: &["weather[ARGS]{}", "[ARGS]"],
         },
         Family {
+            name: "mistral_call_id",
+            format: CallFormat::mistral_call_id,
+            special: &["[TOOL_CALLS]", "[CALL_ID]", "[ARGS]"],
+            right: &[
+                r#"[TOOL_CALLS]weather[CALL_ID]a1B2c3D4e[ARGS]{"city": "Oslo", "days": 10}"#,
+                r#"[TOOL_CALLS]now[CALL_ID]call00000[ARGS]{}[TOOL_CALLS]now[CALL_ID]123456789[ARGS]{}"#,
+            ],
+            wrong: &[
+                ("[TOOL_CALLS]weather", "[A"),
+                ("[TOOL_CALLS]weather[CALL_ID]", "_"),
+                ("[TOOL_CALLS]weather[CALL_ID]a1B2c3D4", "["),
+                ("[TOOL_CALLS]weather[CALL_ID]a1B2c3D4e", "f"),
+                ("[TOOL_CALLS]weather[CALL_ID]a1B2c3D4e[ARGS]{", "}"),
+            ],
+            free: &["weather[CALL_ID]a1B2c3D4e[ARGS]{}"],
+        },
+        Family {
             name: "mistral_bare_args",
             format: CallFormat::mistral_bare_args,
             special: &["[TOOL_CALLS]"],

@@ -41,6 +41,42 @@ pub(super) fn tagged() -> Vec<Family> {
             ],
         },
         Family {
+            name: "deepseek_v3_2",
+            format: CallFormat::deepseek_v3_2,
+            special: &["｜DSML｜"],
+            right: &[
+                "<｜DSML｜function_calls>\n<｜DSML｜invoke name=\"weather\">\n<｜DSML｜parameter name=\"city\" string=\"true\">Oslo \"x\"</｜DSML｜parameter>\n<｜DSML｜parameter name=\"days\" string=\"false\">2</｜DSML｜parameter>\n<｜DSML｜parameter name=\"unit\" string=\"true\">C</｜DSML｜parameter>\n</｜DSML｜invoke>\n</｜DSML｜function_calls>",
+                "Yes\n\n<｜DSML｜function_calls>\n<｜DSML｜invoke name=\"now\">\n</｜DSML｜invoke>\n<｜DSML｜invoke name=\"now\"></｜DSML｜invoke></｜DSML｜function_calls>",
+            ],
+            wrong: &[
+                ("<｜DSML｜function_calls>\n<｜DSML｜invoke name=\"", "other"),
+                (
+                    "<｜DSML｜function_calls>\n<｜DSML｜invoke name=\"weather\">\n<｜DSML｜parameter name=\"",
+                    "days",
+                ),
+                (
+                    "<｜DSML｜function_calls>\n<｜DSML｜invoke name=\"weather\">\n<｜DSML｜parameter name=\"city\" string=\"",
+                    "f",
+                ),
+                (
+                    "<｜DSML｜function_calls>\n<｜DSML｜invoke name=\"weather\">\n<｜DSML｜parameter name=\"city\" string=\"true\">x</｜DSML｜parameter>\n<｜DSML｜parameter name=\"days\" string=\"",
+                    "t",
+                ),
+                (
+                    "<｜DSML｜function_calls>\n<｜DSML｜invoke name=\"weather\">\n<｜DSML｜parameter name=\"city\" string=\"true\">x</｜DSML｜parameter>\n<｜DSML｜parameter name=\"days\" string=\"false\">",
+                    "two",
+                ),
+                (
+                    "<｜DSML｜function_calls>\n<｜DSML｜invoke name=\"weather\">\n",
+                    "</",
+                ),
+            ],
+            free: &[
+                "<｜DSML｜invoke name=\"weather\">",
+                "<think><｜DSML｜function_calls>x</think>",
+            ],
+        },
+        Family {
             name: "glm",
             format: CallFormat::glm,
             special: &[
