@@ -235,11 +235,11 @@ pub trait Backend: 'static {
     /// Keys and values of one sequence in one layer. Dropping it frees them.
     type Kv;
 
-    /// Its name, where what it computed is kept for later.
-    const NAME: &'static str;
-
     /// Whether it evaluates in the background.
     const OVERLAPS: bool;
+
+    /// Its name, where what it computed is kept for later.
+    fn name(&self) -> &'static str;
 
     /// What it is and runs on, for people: `candle on the CPU, 8 threads`.
     fn describe(&self) -> String;

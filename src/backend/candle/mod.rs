@@ -151,11 +151,16 @@ impl Backend for Candle {
     type Rotation = Rotation;
     type Kv = Kv;
 
-    const NAME: &'static str = "candle";
-
     /// On a GPU operations do run in the background, but tokens are drawn on
     /// the CPU, so that no step can begin before the one before it is over.
     const OVERLAPS: bool = false;
+
+    fn name(&self) -> &'static str {
+        match self.products {
+            Products::Rounded => "candle",
+            Products::F32 => "candle-f32",
+        }
+    }
 
     fn describe(&self) -> String {
         match &self.device {
