@@ -30,23 +30,27 @@ pub enum BackendChoice {
     Auto,
     /// MLX: on Apple Silicon, and where the feature `mlx` is compiled in.
     Mlx,
-    /// candle: Metal or CUDA where compiled in, else the CPU.
+    /// candle: Metal or CUDA where compiled in, else the CPU, where products
+    /// of four- and eight-bit weights round activations to eight bits.
     Candle,
+    /// candle with activations in f32 throughout on the CPU.
+    CandleF32,
 }
 
 impl BackendChoice {
     /// The choices by the names the configuration knows them by.
-    pub const NAMES: [(&'static str, Self); 3] = [
+    pub const NAMES: [(&'static str, Self); 4] = [
         ("auto", Self::Auto),
         ("mlx", Self::Mlx),
         ("candle", Self::Candle),
+        ("candle-f32", Self::CandleF32),
     ];
 
     /// The choices that name one backend of this build.
     pub const BUILT_IN: &'static [Self] = if HAS_MLX {
-        &[Self::Mlx, Self::Candle]
+        &[Self::Mlx, Self::Candle, Self::CandleF32]
     } else {
-        &[Self::Candle]
+        &[Self::Candle, Self::CandleF32]
     };
 }
 
@@ -68,7 +72,10 @@ pub fn start<W: WithBackend>(choice: BackendChoice, work: W) -> Result<W::Output
         BackendChoice::Auto if !HAS_MLX => BackendChoice::Candle,
         choice => choice,
     };
-    start_by(choice, work, start_mlx, start_candle)
+    match choice {
+        BackendChoice::CandleF32 => start_candle_by(candle::Products::F32, work),
+        _ => start_by(choice, work, start_mlx, start_candle),
+    }
 }
 
 /// [`start`] by what starts MLX, which gives the work back if it fails, and
@@ -80,7 +87,7 @@ fn start_by<W: WithBackend>(
     candle: impl FnOnce(W) -> Result<W::Output, BackendError>,
 ) -> Result<W::Output, BackendError> {
     match choice {
-        BackendChoice::Candle => candle(work),
+        BackendChoice::Candle | BackendChoice::CandleF32 => candle(work),
         BackendChoice::Mlx => mlx(work).map_err(|(_, error)| BackendError {
             op: error.op,
             reason: format!(
@@ -96,7 +103,14 @@ fn start_by<W: WithBackend>(
 }
 
 fn start_candle<W: WithBackend>(work: W) -> Result<W::Output, BackendError> {
-    Ok(work.with(candle::Candle::start()?))
+    start_candle_by(candle::Products::Rounded, work)
+}
+
+fn start_candle_by<W: WithBackend>(
+    products: candle::Products,
+    work: W,
+) -> Result<W::Output, BackendError> {
+    Ok(work.with(candle::Candle::start(products)?))
 }
 
 /// Whether MLX is compiled in.
@@ -221,11 +235,11 @@ pub trait Backend: 'static {
     /// Keys and values of one sequence in one layer. Dropping it frees them.
     type Kv;
 
-    /// Its name, where what it computed is kept for later.
-    const NAME: &'static str;
-
     /// Whether it evaluates in the background.
     const OVERLAPS: bool;
+
+    /// Its name, where what it computed is kept for later.
+    fn name(&self) -> &'static str;
 
     /// What it is and runs on, for people: `candle on the CPU, 8 threads`.
     fn describe(&self) -> String;

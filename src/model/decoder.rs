@@ -386,7 +386,7 @@ pub(super) fn info<B: Backend>(
     parameters: u64,
 ) -> ModelInfo {
     let kv = KvLayout {
-        backend: B::NAME,
+        backend: backend.name(),
         layers: config.kv_layers(),
         kv_heads: config.kv_heads,
         head_dim: config.head_dim,

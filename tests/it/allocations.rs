@@ -4,7 +4,7 @@
 use std::hint::black_box;
 
 use allocation_counter::measure;
-use llm_server::backend::candle::Candle;
+use llm_server::backend::candle::{Candle, Products};
 use llm_server::backend::{Backend, Draw, Dtype, RawTensor, Sampler};
 use llm_server::blob::Blob;
 
@@ -51,7 +51,7 @@ fn a_step_allocates_the_list_of_its_tokens_and_no_more() {
     // Allocations are counted by thread: one that does all the work.
     let pool = rayon::ThreadPoolBuilder::new().num_threads(1).build();
     pool.unwrap().install(|| {
-        let candle = Candle::start().unwrap();
+        let candle = Candle::start(Products::Rounded).unwrap();
         if !candle.describe().contains("the CPU") {
             // From a GPU the logits are copied.
             return;

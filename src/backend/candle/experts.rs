@@ -34,7 +34,7 @@ impl Experts {
                 };
                 let bias = bias.and_then(|bias| bias.entry(index));
                 Ok(Linear {
-                    matrix: Matrix::load(matrix, &candle.device, candle.dtype)?,
+                    matrix: Matrix::load(matrix, candle)?,
                     bias: match bias {
                         Some(bias) => Some(dense(&bias, &candle.device)?.to_dtype(candle.dtype)?),
                         None => None,

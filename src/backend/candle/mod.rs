@@ -1,5 +1,6 @@
 //! candle: the backend for machines without MLX. On the CPU, activations are
-//! `f32` and weights stay packed where the file was mapped (`weights`); on
+//! `f32`, four- and eight-bit weights are repacked for integer products
+//! (`tiles`) and others stay packed where the file was mapped (`weights`); on
 //! a GPU, weights become candle tensors in the device's own type.
 
 mod activation;
@@ -9,6 +10,7 @@ mod packed;
 mod product;
 mod sampling;
 mod states;
+mod tiles;
 mod weights;
 
 use std::cell::RefCell;
@@ -27,9 +29,19 @@ use experts::Experts;
 use sampling::{NONE, Samplers};
 use weights::Matrix;
 
+/// How four- and eight-bit weights meet activations on the CPU.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Products {
+    /// Activations are rounded to eight bits, a scale for each group.
+    Rounded,
+    /// Weights are unpacked to `f32`.
+    F32,
+}
+
 /// candle on one device.
 pub struct Candle {
     device: Device,
+    products: Products,
     /// The type of activations and of the KV cache.
     dtype: DType,
     samplers: RefCell<Samplers>,
@@ -47,7 +59,7 @@ impl Candle {
     ///
     /// # Errors
     /// If a GPU that is compiled in cannot be opened.
-    pub fn start() -> Result<Self, BackendError> {
+    pub fn start(products: Products) -> Result<Self, BackendError> {
         let device = if candle_core::utils::cuda_is_available() {
             Device::new_cuda(0).map_err(failed("start"))?
         } else if candle_core::utils::metal_is_available() {
@@ -55,11 +67,11 @@ impl Candle {
         } else {
             Device::Cpu
         };
-        Ok(Self::on(device))
+        Ok(Self::on(device, products))
     }
 
     /// candle on `device`.
-    fn on(device: Device) -> Self {
+    fn on(device: Device, products: Products) -> Self {
         // candle's f16 product on the CPU uses one thread and its bf16 one
         // widens on every call; f32 is the fast path there.
         let dtype = if device.is_cpu() {
@@ -69,6 +81,7 @@ impl Candle {
         };
         Self {
             device,
+            products,
             dtype,
             samplers: RefCell::default(),
         }
@@ -138,11 +151,16 @@ impl Backend for Candle {
     type Rotation = Rotation;
     type Kv = Kv;
 
-    const NAME: &'static str = "candle";
-
     /// On a GPU operations do run in the background, but tokens are drawn on
     /// the CPU, so that no step can begin before the one before it is over.
     const OVERLAPS: bool = false;
+
+    fn name(&self) -> &'static str {
+        match self.products {
+            Products::Rounded => "candle",
+            Products::F32 => "candle-f32",
+        }
+    }
 
     fn describe(&self) -> String {
         match &self.device {
@@ -181,7 +199,7 @@ impl Backend for Candle {
     }
 
     fn matrix(&self, weights: MatrixWeights) -> Result<Matrix, BackendError> {
-        Matrix::load(weights, &self.device, self.dtype).map_err(failed("matrix"))
+        Matrix::load(weights, self).map_err(failed("matrix"))
     }
 
     fn experts(&self, weights: ExpertWeights) -> Result<Experts, BackendError> {

@@ -1,9 +1,9 @@
 //! Weight matrices: products with activations, and rows of the table that
 //! embeds tokens.
 //!
-//! On the CPU the elements stay where the file was mapped and rows are
-//! unpacked on the way into a product, so a model takes the memory of its
-//! file and loading it reads nothing twice.
+//! On the CPU four- and eight-bit weights are repacked into tiles for integer
+//! products. Others stay where the file was mapped and rows are unpacked on
+//! the way into a product. Either way a model takes the memory of its file.
 
 use candle_core::quantized::{GgmlDType, QMatMul, QStorage, QTensor};
 use candle_core::{DType, Device, Module, Result, Tensor};
@@ -13,36 +13,55 @@ use rayon::prelude::*;
 use super::dense;
 use super::packed::PackedRows;
 use super::product;
-use crate::backend::{MatrixWeights, RawTensor};
+use super::tiles::{self, Scales, Stored, Tiles};
+use super::{Candle, Products, with_elements};
+use crate::backend::{Dtype, MatrixWeights, RawTensor};
 
 /// A weight matrix `[out, in]`.
 pub struct Matrix {
-    rows: PackedRows,
+    rows: Rows,
     /// The same weights on a GPU, where there is one.
     device: Option<DeviceMatrix>,
 }
 
+/// A weight matrix on the CPU.
+enum Rows {
+    Tiles(Tiles),
+    Packed(PackedRows),
+}
+
 impl Matrix {
-    pub(super) fn load(weights: MatrixWeights, device: &Device, dtype: DType) -> Result<Self> {
-        let on_device = match device {
-            Device::Cpu => None,
-            gpu => Some(DeviceMatrix::load(&weights, gpu, dtype)?),
+    pub(super) fn load(weights: MatrixWeights, candle: &Candle) -> Result<Self> {
+        let (device, tiles) = match (&candle.device, candle.products) {
+            (Device::Cpu, Products::Rounded) => (None, in_tiles(&weights)),
+            (Device::Cpu, Products::F32) => (None, None),
+            (gpu, _) => (Some(DeviceMatrix::load(&weights, gpu, candle.dtype)?), None),
         };
         Ok(Self {
-            rows: PackedRows::new(weights)?,
-            device: on_device,
+            rows: match tiles {
+                Some(tiles) => Rows::Tiles(tiles),
+                None => Rows::Packed(PackedRows::new(weights)?),
+            },
+            device,
         })
     }
 
     /// Rows `ids` as `[ids, in]`.
     pub(super) fn rows(&self, ids: &[u32], device: &Device, dtype: DType) -> Result<Tensor> {
-        let columns = self.rows.columns;
+        let (count, columns) = match &self.rows {
+            Rows::Tiles(tiles) => (tiles.count, tiles.columns),
+            Rows::Packed(rows) => (rows.count, rows.columns),
+        };
         let mut values = vec![0.0; ids.len() * columns];
         for (&id, out) in ids.iter().zip(values.chunks_exact_mut(columns)) {
-            if id as usize >= self.rows.count {
-                candle_core::bail!("row {id} of a table of {}", self.rows.count);
+            let row = id as usize;
+            if row >= count {
+                candle_core::bail!("row {id} of a table of {count}");
             }
-            self.rows.unpack(id as usize, out);
+            match &self.rows {
+                Rows::Tiles(tiles) => tiles.unpack(row, out),
+                Rows::Packed(rows) => rows.unpack(row, out),
+            }
         }
         Tensor::from_vec(values, (ids.len(), columns), device)?.to_dtype(dtype)
     }
@@ -51,9 +70,52 @@ impl Matrix {
     pub(super) fn project(&self, x: &Tensor) -> Result<Tensor> {
         match &self.device {
             Some(matrix) => matrix.project(x),
-            None => product::project(&self.rows, x),
+            None => match &self.rows {
+                Rows::Tiles(tiles) => {
+                    let (tokens, columns) = x.dims2()?;
+                    if columns != tiles.columns {
+                        candle_core::bail!("{columns} columns meet weights of {}", tiles.columns);
+                    }
+                    let product = with_elements(x, |x| Ok(tiles::project(tiles, x)))?;
+                    Tensor::from_vec(product, (tokens, tiles.count), &Device::Cpu)
+                }
+                Rows::Packed(rows) => product::project(rows, x),
+            },
         }
     }
+}
+
+/// The weights in tiles, where there are such for their kind.
+fn in_tiles(weights: &MatrixWeights) -> Option<Tiles> {
+    let MatrixWeights::Affine {
+        packed,
+        scales,
+        biases,
+        group_size,
+        bits,
+    } = weights
+    else {
+        return None;
+    };
+    let scales_are = match (scales.dtype, biases.dtype) {
+        (Dtype::Bf16, Dtype::Bf16) => Scales::Bf16,
+        (Dtype::F16, Dtype::F16) => Scales::F16,
+        (Dtype::F32, Dtype::F32) => Scales::F32,
+        _ => return None,
+    };
+    let [count, words] = packed.shape[..] else {
+        return None;
+    };
+    Tiles::new(&Stored {
+        count,
+        columns: words * 32 / bits,
+        bits: *bits,
+        group_size: *group_size,
+        weights: &packed.bytes,
+        scales_are,
+        scales: &scales.bytes,
+        biases: &biases.bytes,
+    })
 }
 
 /// The elements of a stored floating-point tensor.

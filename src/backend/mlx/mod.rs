@@ -108,6 +108,10 @@ impl Backend for Mlx {
     const NAME: &'static str = "mlx";
     const OVERLAPS: bool = true;
 
+    fn name(&self) -> &'static str {
+        "mlx"
+    }
+
     fn describe(&self) -> String {
         match self.device {
             DeviceType::Cpu => "MLX on the CPU".to_owned(),

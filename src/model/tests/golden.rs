@@ -66,6 +66,10 @@ const F16_UNIT: f32 = 1.0 / 4096.0;
 /// order than the reference's: sqrt(256) times that.
 pub(super) const F32_UNIT: f32 = 16.0 / 33_554_432.0;
 
+/// Half a 127th of the largest activation of its group, which is some three
+/// times as large as the others.
+const ROUNDED_UNIT: f32 = 1.0 / 128.0;
+
 /// Every fixture on every backend: as it is stored, and where the backend
 /// computes in the type of the weights, once more with those in f32, so that
 /// rounding hides nothing.
@@ -103,9 +107,19 @@ fn subjects() -> Vec<Subject> {
                 "f32" => F32_UNIT,
                 other => panic!("{name} is in {other}"),
             };
-            if backend == BackendChoice::Candle {
-                add("", &folder, F32_UNIT, None);
-                continue;
+            match backend {
+                BackendChoice::CandleF32 => {
+                    add("", &folder, F32_UNIT, None);
+                    continue;
+                }
+                BackendChoice::Candle => {
+                    // Others' products are the same ones.
+                    if name.ends_with("-4bit") || name.ends_with("-8bit") {
+                        add("", &folder, ROUNDED_UNIT, None);
+                    }
+                    continue;
+                }
+                _ => {}
             }
             add("", &folder, own, None);
             // Scales of mxfp4 are no floats: what is unpacked is bf16.
