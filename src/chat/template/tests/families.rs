@@ -60,12 +60,7 @@ const FAMILIES: &[(&[&str], &[&str])] = &[
     (&["gpt_oss"], &["openai-gpt-oss-120b"]),
     (&["qwen3_next"], &["Qwen-Qwen3-0.6B", "Qwen3-Coder"]),
     (
-        &[
-            "qwen3_5",
-            "qwen3_5_text",
-            "qwen3_5_moe",
-            "qwen3_5_moe_text",
-        ],
+        &["qwen3_5", "qwen3_5_text", "qwen3_5_moe", "qwen3_5_moe_text"],
         &["Qwen3.5-4B"],
     ),
     (&["lfm2"], &["LFM2.5-Instruct"]),
