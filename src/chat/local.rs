@@ -3,6 +3,7 @@
 //!
 //! Knows nothing of tensors, and nothing of what the tools do.
 
+mod boundaries;
 mod history;
 #[cfg(test)]
 mod tests;
@@ -80,6 +81,8 @@ struct Prompt {
     text: String,
     tokens: Vec<u32>,
     calls: Option<Calls>,
+    /// See [`Request::boundaries`].
+    boundaries: Vec<usize>,
 }
 
 impl LocalModel {
@@ -117,7 +120,7 @@ impl LocalModel {
         max_tokens: usize,
         pin: bool,
     ) -> Result<Reply, ChatError> {
-        let prompt = self.prompt(request).await?;
+        let prompt = self.prompt(request, pin).await?;
         let reader = TurnReader::new(self.text.template.tool_format(), &prompt.text)
             .with_tools(request.tools);
         let events = self.engine.submit(Request {
@@ -126,7 +129,7 @@ impl LocalModel {
             sampling: self.settings.sampling(),
             calls: prompt.calls,
             pin,
-            boundaries: Vec::new(),
+            boundaries: prompt.boundaries,
         });
         let events = stream::unfold(events, async |mut events| {
             let event = events.next().await?;
@@ -142,12 +145,20 @@ impl LocalModel {
     /// not wait for. The copy of the conversation that this takes is cheap
     /// beside the rendering. Dropped midway, the thread finishes this prompt
     /// and nobody hears of it.
-    async fn prompt(&self, request: ChatRequest<'_>) -> Result<Prompt, ChatError> {
+    async fn prompt(&self, request: ChatRequest<'_>, preamble: bool) -> Result<Prompt, ChatError> {
         let text = Arc::clone(&self.text);
         let messages = request.messages.to_vec();
         let tools = request.tools.to_vec();
         let span = tracing::Span::current();
-        let render = move || span.in_scope(|| text.prompt(&messages, &tools));
+        let parts = self.engine.info().state_bytes > 0;
+        let render = move || {
+            let mut prompt = text.prompt(&messages, &tools)?;
+            if parts {
+                prompt.boundaries = text.boundaries(&messages, &tools, &prompt.tokens, preamble);
+            }
+            Ok(prompt)
+        };
+        let render = move || span.in_scope(render);
         match tokio::task::spawn_blocking(render).await {
             Ok(prompt) => prompt,
             Err(error) => Err(ChatError::Template(format!(
@@ -208,6 +219,7 @@ impl TextSide {
             text,
             tokens,
             calls,
+            boundaries: Vec::new(),
         })
     }
 

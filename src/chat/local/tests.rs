@@ -12,6 +12,8 @@ use crate::chat::formats::ToolFormat;
 use crate::chat::{Arguments, Finish, ToolSpec};
 use crate::{demo, engine, model};
 
+mod states;
+
 fn finished(reason: Finish) -> Event {
     Event::Finished {
         reason,
