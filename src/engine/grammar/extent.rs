@@ -285,6 +285,22 @@ mod tests {
         assert_eq!(ends, [text.len() - 1]);
     }
 
+    /// Where the key's tag tells, quotes count in JSON alone.
+    #[test]
+    fn a_key_s_tag_says_what_its_value_is() {
+        let cuts = |is_text: &str| {
+            let start = format!("<｜DSML｜parameter name=\"a\" string=\"{is_text}\">");
+            let outline = Outline::new(&CallFormat::deepseek_v3_2(), HashSet::new());
+            let mut extent = Extent::new(&outline);
+            for byte in format!("{start}[\"</｜DSML｜parameter").bytes() {
+                assert_eq!(extent.feed(&outline, byte), None);
+            }
+            extent.cuts(&outline, b'>')
+        };
+        assert!(cuts("false"));
+        assert!(!cuts("true"));
+    }
+
     #[test]
     fn only_digits_too_many_are_overlong() {
         let overlong = |text: &str, byte: u8| {
