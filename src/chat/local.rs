@@ -16,10 +16,10 @@ use futures::future::BoxFuture;
 use futures::{FutureExt, Stream, StreamExt, TryFutureExt, stream};
 use serde_json::{Map, Value};
 
-use super::formats::ParsedCall;
+use super::ids::Ids;
 use super::template::ChatTemplate;
 use super::turn::{Turn, TurnReader};
-use super::{ChatError, ChatModel, ChatRequest, Message, Reply, ToolCall, Usage};
+use super::{ChatError, ChatModel, ChatRequest, Message, Reply, Usage};
 use super::{ToolSpec, reasoning};
 use crate::engine::grammar::{CallFormat, CallGrammar, GrammarError, ToolSchema, Vocabulary};
 use crate::engine::{Calls, Engine, EngineError, Event, Request, Sampling};
@@ -121,8 +121,9 @@ impl LocalModel {
         pin: bool,
     ) -> Result<Reply, ChatError> {
         let prompt = self.prompt(request, pin).await?;
-        let reader = TurnReader::new(self.text.template.tool_format(), &prompt.text)
-            .with_tools(request.tools);
+        let format = self.text.template.tool_format();
+        let reader = TurnReader::new(format, &prompt.text).with_tools(request.tools);
+        let ids = Ids::new(format, request.messages);
         let events = self.engine.submit(Request {
             prompt: prompt.tokens.clone(),
             max_tokens,
@@ -137,7 +138,7 @@ impl LocalModel {
         });
         let record =
             |turn, generated: &[u32]| Written::new(prompt.text, prompt.tokens, turn, generated);
-        read_reply(events, reader, first_free_id(request.messages), record).await
+        read_reply(events, reader, ids, record).await
     }
 
     /// Renders and tokenizes on a blocking thread: a prompt may have megabytes,
@@ -284,12 +285,12 @@ impl TextSide {
     }
 }
 
-/// Reads a turn to its end. The calls get ids from `first_id` on, and `record`
-/// is made of the turn's text and ids.
+/// Reads a turn to its end. The calls are named by `ids`, and `record` is made
+/// of the turn's text and ids.
 async fn read_reply(
     events: impl Stream<Item = Event>,
     mut reader: TurnReader,
-    first_id: usize,
+    mut ids: Ids,
     record: impl FnOnce(String, &[u32]) -> Written,
 ) -> Result<Reply, ChatError> {
     let mut events = pin!(events);
@@ -311,11 +312,7 @@ async fn read_reply(
                 return Ok(Reply {
                     content,
                     reasoning,
-                    tool_calls: calls
-                        .into_iter()
-                        .zip(first_id..)
-                        .map(|(call, number)| with_id(call, number))
-                        .collect(),
+                    tool_calls: calls.into_iter().map(|call| ids.named(call)).collect(),
                     finish: reason,
                     usage,
                     written: Some(record(written, &tokens)),
@@ -328,29 +325,4 @@ async fn read_reply(
         }
     }
     Err(ChatError::Engine(EngineError::Stopped.to_string()))
-}
-
-/// The start of a call's id. With five digits it makes nine characters, all
-/// letters and digits, which is the one form that Mistral's templates accept.
-const ID: &str = "call";
-
-pub(super) fn with_id(call: ParsedCall, number: usize) -> ToolCall {
-    ToolCall {
-        id: format!("{ID}{number:05}"),
-        name: call.name,
-        arguments: call.arguments,
-    }
-}
-
-/// The number of the first id that no call of the conversation has.
-fn first_free_id(messages: &[Message]) -> usize {
-    messages
-        .iter()
-        .flat_map(|message| match message {
-            Message::Assistant { tool_calls, .. } => tool_calls.as_slice(),
-            _ => &[],
-        })
-        .filter_map(|call| call.id.strip_prefix(ID)?.parse::<usize>().ok())
-        .max()
-        .map_or(0, |last| last.saturating_add(1))
 }

@@ -9,7 +9,7 @@ use serde_json::json;
 use super::*;
 use crate::backend::BackendChoice;
 use crate::chat::formats::ToolFormat;
-use crate::chat::{Arguments, Finish, ToolSpec};
+use crate::chat::{Arguments, Finish, ToolCall, ToolSpec};
 use crate::{demo, engine, model};
 
 mod states;
@@ -28,11 +28,23 @@ fn finished(reason: Finish) -> Event {
     }
 }
 
-async fn read(events: Vec<Event>, first_id: usize) -> Result<Reply, ChatError> {
+async fn read(events: Vec<Event>, before: &[&str]) -> Result<Reply, ChatError> {
     let reader = TurnReader::new(ToolFormat::Hermes, "assistant\n");
     let record =
         |turn, generated: &[u32]| Written::new("assistant\n".to_owned(), vec![7], turn, generated);
-    read_reply(stream::iter(events), reader, first_id, record).await
+    let call = |id: &&str| ToolCall {
+        id: (*id).to_owned(),
+        name: "t".to_owned(),
+        arguments: Arguments::Object(serde_json::Map::new()),
+    };
+    let before = Message::Assistant {
+        content: String::new(),
+        reasoning: None,
+        tool_calls: before.iter().map(call).collect(),
+        written: None,
+    };
+    let ids = Ids::new(ToolFormat::Hermes, &[before]);
+    read_reply(stream::iter(events), reader, ids, record).await
 }
 
 fn text(text: &str) -> Event {
@@ -47,7 +59,7 @@ async fn a_reply_has_the_turns_parts_and_what_it_cost() {
         text("ents\": {}}</tool_call><tool_call>{\"name\": \"b\""),
         finished(Finish::Length),
     ];
-    let reply = read(events, 12).await.unwrap();
+    let reply = read(events, &["call00011"]).await.unwrap();
     assert_eq!(reply.content, "Wait.");
     assert_eq!(reply.reasoning.as_deref(), Some("hm"));
     assert_eq!(reply.finish, Finish::Length);
@@ -83,7 +95,7 @@ async fn failures_of_the_engine_are_told_apart() {
         limit: 8,
     };
     assert_eq!(
-        read(vec![text("x"), Event::Failed(exceeded)], 0).await,
+        read(vec![text("x"), Event::Failed(exceeded)], &[]).await,
         Err(ChatError::ContextExceeded {
             needed: 9,
             limit: 8
@@ -91,39 +103,13 @@ async fn failures_of_the_engine_are_told_apart() {
     );
     let broken = Event::Failed(EngineError::Model("NaN".to_owned()));
     assert_eq!(
-        read(vec![broken], 0).await,
+        read(vec![broken], &[]).await,
         Err(ChatError::Engine("NaN".to_owned()))
     );
     assert!(matches!(
-        read(vec![text("x")], 0).await,
+        read(vec![text("x")], &[]).await,
         Err(ChatError::Engine(_))
     ));
-}
-
-#[test]
-fn ids_go_on_from_the_conversations_last() {
-    let made = |ids: &[&str]| Message::Assistant {
-        content: String::new(),
-        reasoning: None,
-        tool_calls: ids
-            .iter()
-            .map(|id| ToolCall {
-                id: (*id).to_owned(),
-                name: "t".to_owned(),
-                arguments: Arguments::Object(serde_json::Map::new()),
-            })
-            .collect(),
-        written: None,
-    };
-    assert_eq!(first_free_id(&[]), 0);
-    assert_eq!(
-        first_free_id(&[
-            made(&["call00000", "call00004"]),
-            made(&["other", "call00002"])
-        ]),
-        5
-    );
-    assert_eq!(first_free_id(&[made(&["toolu_99", "callous"])]), 0);
 }
 
 fn settings(seed: Option<u64>) -> Settings {
