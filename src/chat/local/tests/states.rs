@@ -33,7 +33,7 @@ fn files(name: &str) -> (TempDir, ModelFiles) {
         "normalizer": null,
         "pre_tokenizer": {
             "type": "Split",
-            "pattern": {"Regex": "(?s)."},
+            "pattern": {"Regex": "[\\s\\S]"},
             "behavior": "Isolated",
             "invert": false,
         },
@@ -91,6 +91,7 @@ fn goes_on(messages: &mut Vec<Message>, reply: &Reply, kept: bool, words: &str) 
 
 #[tokio::test]
 async fn what_requests_share_is_evaluated_once_and_changes_no_answer() {
+    let mut whole = false;
     for name in ["qwen3.5-f32", "qwen3-next-f32", "lfm2-f32"] {
         let (_folder, files) = files(name);
         let cold = model(&files, 0).await;
@@ -109,19 +110,28 @@ async fn what_requests_share_is_evaluated_once_and_changes_no_answer() {
             assert_eq!(reply.usage.cached_tokens, preamble, "{name}, {words}");
             let prompt = preamble + words.len() + "|<assistant>".len();
             assert_eq!(reply.usage.prefilled_tokens, prompt - preamble);
-            // The same again: all but its last token is there.
+            // The same again: all but its last token is there, if that is
+            // worth a snapshot.
             let again = warm.reply(request(&messages, &[])).await.unwrap();
             assert_eq!(again.content, expected.content);
-            assert_eq!(again.usage.prefilled_tokens, 1, "{name}, {words}");
+            let left = match prompt - preamble {
+                few @ ..=16 => few,
+                _ => 1,
+            };
+            assert_eq!(again.usage.prefilled_tokens, left, "{name}, {words}");
         }
 
         // The next turn: all that was given and written is there but the
         // token drawn last. Or what was written comes back changed, and the
         // prompt it was written to is there.
-        for kept in [true, false] {
-            let mut messages = begun("Once more.");
+        for (kept, words) in [(true, "Once more."), (false, "And again.")] {
+            let mut messages = begun(words);
             let reply = warm.reply(request(&messages, &[])).await.unwrap();
             let before = reply.usage.prompt_tokens;
+            // What it wrote is kept unless it reads otherwise than it is
+            // written, with a space at its end for instance.
+            let kept = kept && reply.content.chars().count() == 12;
+            whole |= kept;
             goes_on(&mut messages, &reply, kept, "And then?");
             if !kept && let Message::Assistant { content, .. } = &mut messages[2] {
                 content.insert(0, '~');
@@ -136,4 +146,5 @@ async fn what_requests_share_is_evaluated_once_and_changes_no_answer() {
             assert_eq!(reply.usage.cached_tokens, there, "{name}, kept: {kept}");
         }
     }
+    assert!(whole, "nothing that was written was kept");
 }
