@@ -65,7 +65,7 @@ pub(super) fn project(rows: &PackedRows, x: &Tensor) -> Result<Tensor> {
 }
 
 /// `[rows, tokens]` as `[tokens, rows]`.
-fn transpose(x: &[f32], rows: usize, tokens: usize) -> Vec<f32> {
+pub(super) fn transpose(x: &[f32], rows: usize, tokens: usize) -> Vec<f32> {
     let mut out = vec![0.0; x.len()];
     out.par_chunks_mut(LANES * rows)
         .enumerate()

@@ -12,12 +12,16 @@ use super::activations::{Activations, Chunk, Factors, spans};
 #[cfg(target_arch = "x86_64")]
 use super::avx512;
 use super::{TileRows, Tiles, WIDTH, portable};
+use crate::backend::candle::product::transpose;
+
+/// Up to so many tokens threads share the rows, and above that the tokens.
+const FEW: usize = 64;
 
 /// Tiles a thread takes at a time where there are few tokens.
 const TILES: usize = 4;
 
 /// Tokens a thread takes at a time where there are many.
-const TOKENS: usize = 48;
+const TOKENS: usize = 24;
 
 /// The instructions that products are made with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,60 +46,72 @@ pub(in super::super) fn project(weights: &Tiles, x: &[f32]) -> Vec<f32> {
 }
 
 pub(super) fn project_by(weights: &Tiles, x: &[f32], by: Instructions) -> Vec<f32> {
-    let tokens = x.len() / weights.columns;
-    let mut out = vec![0.0; tokens * weights.count];
-    if tokens == 0 || weights.count == 0 {
+    let (rows, columns) = (weights.count, weights.columns);
+    let tokens = x.len() / columns;
+    let mut out = vec![0.0; tokens * rows];
+    if out.is_empty() {
         return out;
     }
-    match tokens {
-        1 => {
-            let x = Activations::new(x, weights.columns, weights.group_size);
-            out.par_chunks_mut(TILES * WIDTH)
-                .enumerate()
-                .for_each(|(index, out)| {
-                    for (offset, out) in out.chunks_mut(WIDTH).enumerate() {
-                        let tile = weights.tile(index * TILES + offset);
-                        let [products] = by.multiply::<1>(weights.bits, &tile, x.span(0));
-                        out.copy_from_slice(&products[..out.len()]);
-                    }
-                });
-        }
-        _ => {
-            let (rows, columns) = (weights.count, weights.columns);
-            out.par_chunks_mut(TOKENS * rows)
-                .zip(x.par_chunks(TOKENS * columns))
-                .for_each(|(out, x)| {
-                    let x = Activations::new(x, columns, weights.group_size);
-                    for tile in 0..rows.div_ceil(WIDTH) {
-                        by.tile(weights, tile, &x, out);
-                    }
-                });
-        }
+    if tokens > FEW {
+        out.par_chunks_mut(TOKENS * rows)
+            .zip(x.par_chunks(TOKENS * columns))
+            .for_each(|(out, x)| {
+                let x = Activations::new(x, columns, weights.group_size);
+                let tokens = out.len() / rows;
+                for index in 0..rows.div_ceil(WIDTH) {
+                    let tile = weights.tile(index);
+                    by.tile(weights.bits, &tile, &x, tokens, |token, products| {
+                        let out = &mut out[token * rows + index * WIDTH..];
+                        let count = WIDTH.min(rows - index * WIDTH);
+                        out[..count].copy_from_slice(&products[..count]);
+                    });
+                }
+            });
+        return out;
     }
-    out
+    // Transposed, so that every thread writes rows of its own.
+    let x = Activations::new(x, columns, weights.group_size);
+    out.par_chunks_mut(TILES * WIDTH * tokens)
+        .enumerate()
+        .for_each(|(block, out)| {
+            for (offset, out) in out.chunks_mut(WIDTH * tokens).enumerate() {
+                let tile = weights.tile(block * TILES + offset);
+                by.tile(weights.bits, &tile, &x, tokens, |token, products| {
+                    let rows = out.chunks_exact_mut(tokens);
+                    for (row, product) in rows.zip(products) {
+                        row[token] = *product;
+                    }
+                });
+            }
+        });
+    match tokens {
+        1 => out,
+        _ => transpose(&out, rows, tokens),
+    }
 }
 
 impl Instructions {
-    /// One tile times all tokens of `x`; `out` is `[tokens, count]`.
-    fn tile(self, weights: &Tiles, index: usize, x: &Activations, out: &mut [f32]) {
-        let tile = weights.tile(index);
-        let first_row = index * WIDTH;
-        for (first, count) in spans(out.len() / weights.count) {
-            let out = &mut out[first * weights.count..][..count * weights.count];
-            let mut rows = out
-                .chunks_exact_mut(weights.count)
-                .map(|row| &mut row[first_row..weights.count.min(first_row + WIDTH)]);
+    /// One tile times all tokens of `x`: `put` is told the products of each.
+    fn tile(
+        self,
+        bits: usize,
+        tile: &TileRows<'_>,
+        x: &Activations,
+        tokens: usize,
+        mut put: impl FnMut(usize, &[f32; WIDTH]),
+    ) {
+        for (first, count) in spans(tokens) {
             let mut put = |products: &[[f32; WIDTH]]| {
-                for (row, products) in rows.by_ref().zip(products) {
-                    row.copy_from_slice(&products[..row.len()]);
+                for (offset, products) in products.iter().enumerate() {
+                    put(first + offset, products);
                 }
             };
             match count {
-                12 => put(&self.multiply::<12>(weights.bits, &tile, x.span(first))),
-                8 => put(&self.multiply::<8>(weights.bits, &tile, x.span(first))),
-                4 => put(&self.multiply::<4>(weights.bits, &tile, x.span(first))),
-                2 => put(&self.multiply::<2>(weights.bits, &tile, x.span(first))),
-                _ => put(&self.multiply::<1>(weights.bits, &tile, x.span(first))),
+                12 => put(&self.multiply::<12>(bits, tile, x.span(first))),
+                8 => put(&self.multiply::<8>(bits, tile, x.span(first))),
+                4 => put(&self.multiply::<4>(bits, tile, x.span(first))),
+                2 => put(&self.multiply::<2>(bits, tile, x.span(first))),
+                _ => put(&self.multiply::<1>(bits, tile, x.span(first))),
             }
         }
     }
