@@ -60,6 +60,19 @@ fn e8m0(exponent: u8) -> f32 {
     }
 }
 
+/// This machine's vector instructions. For four-bit weights those of eight
+/// lanes where there are longer ones too: a block of weights in the order of
+/// such vectors fits the smallest groups.
+fn instructions(format: &Format) -> Arch {
+    #[cfg(target_arch = "x86_64")]
+    if let (Format::Affine { bits: 4, .. }, Some(simd)) = (format, pulp::x86::V3::try_new()) {
+        return Arch::V3(simd);
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = format;
+    Arch::new()
+}
+
 /// The words that `bytes` hold, unless they are where words may be.
 fn moved(bytes: &[u8]) -> Option<Vec<u32>> {
     if bytemuck::try_cast_slice::<u8, u32>(bytes).is_ok() {
@@ -136,8 +149,8 @@ impl PackedRows {
             moved,
             bytes: elements.bytes,
             row_bytes,
+            arch: instructions(&format),
             format,
-            arch: Arch::new(),
         })
     }
 

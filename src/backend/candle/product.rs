@@ -67,17 +67,20 @@ pub(super) fn project(rows: &PackedRows, x: &Tensor) -> Result<Tensor> {
 /// `[rows, tokens]` as `[tokens, rows]`.
 pub(super) fn transpose(x: &[f32], rows: usize, tokens: usize) -> Vec<f32> {
     let mut out = vec![0.0; x.len()];
-    out.par_chunks_mut(LANES * rows)
-        .enumerate()
-        .for_each(|(index, out)| {
-            let first = index * LANES;
-            for row in 0..rows {
-                let from = &x[row * tokens + first..][..out.len() / rows];
-                for (token, &value) in from.iter().enumerate() {
-                    out[token * rows + row] = value;
-                }
+    let few = |(index, out): (usize, &mut [f32])| {
+        let first = index * LANES;
+        for row in 0..rows {
+            let from = &x[row * tokens + first..][..out.len() / rows];
+            for (token, &value) in from.iter().enumerate() {
+                out[token * rows + row] = value;
             }
-        });
+        }
+    };
+    // One chunk is done before other threads have heard of it.
+    match tokens {
+        ..=LANES => out.chunks_mut(LANES * rows).enumerate().for_each(few),
+        _ => out.par_chunks_mut(LANES * rows).enumerate().for_each(few),
+    }
     out
 }
 

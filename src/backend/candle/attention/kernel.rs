@@ -12,7 +12,7 @@ use std::ops::Range;
 use pulp::{Arch, Simd, WithSimd};
 
 /// Positions of a page: with vectors of eight, the scores of three queries
-/// are twelve registers.
+/// are twelve registers; with vectors of sixteen, six.
 pub(super) const PAGE: usize = 32;
 
 /// Queries taken at once.
@@ -219,6 +219,9 @@ impl<const Q: usize> WithSimd for AttendFew<'_, '_, Q> {
             if vectors - place >= 4 {
                 self.scores::<S, 4>(simd, place, &mut scores);
                 place += 4;
+            } else if vectors - place >= 2 {
+                self.scores::<S, 2>(simd, place, &mut scores);
+                place += 2;
             } else {
                 self.scores::<S, 1>(simd, place, &mut scores);
                 place += 1;
