@@ -104,8 +104,6 @@ impl Backend for Mlx {
     type Tokens = Tokens;
     type Rotation = Rotation;
     type Kv = Kv;
-
-    const NAME: &'static str = "mlx";
     const OVERLAPS: bool = true;
 
     fn name(&self) -> &'static str {
