@@ -31,7 +31,8 @@ pub enum BackendChoice {
     /// MLX: on Apple Silicon, and where the feature `mlx` is compiled in.
     Mlx,
     /// candle: Metal or CUDA where compiled in, else the CPU, where products
-    /// of four- and eight-bit weights round activations to eight bits.
+    /// of four- and eight-bit weights round activations to eight bits if the
+    /// machine has instructions that gain by it.
     Candle,
     /// candle with activations in f32 throughout on the CPU.
     CandleF32,

@@ -32,7 +32,8 @@ use weights::Matrix;
 /// How four- and eight-bit weights meet activations on the CPU.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Products {
-    /// Activations are rounded to eight bits, a scale for each group.
+    /// Activations are rounded to eight bits, a scale for each group, where the
+    /// machine has instructions that gain by it.
     Rounded,
     /// Weights are unpacked to `f32`.
     F32,

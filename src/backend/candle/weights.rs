@@ -33,8 +33,8 @@ enum Rows {
 impl Matrix {
     pub(super) fn load(weights: MatrixWeights, candle: &Candle) -> Result<Self> {
         let (device, tiles) = match (&candle.device, candle.products) {
-            (Device::Cpu, Products::Rounded) => (None, in_tiles(&weights)),
-            (Device::Cpu, Products::F32) => (None, None),
+            (Device::Cpu, Products::Rounded) if tiles::are_fast() => (None, in_tiles(&weights)),
+            (Device::Cpu, _) => (None, None),
             (gpu, _) => (Some(DeviceMatrix::load(&weights, gpu, candle.dtype)?), None),
         };
         Ok(Self {

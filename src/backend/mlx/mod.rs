@@ -104,6 +104,7 @@ impl Backend for Mlx {
     type Tokens = Tokens;
     type Rotation = Rotation;
     type Kv = Kv;
+
     const OVERLAPS: bool = true;
 
     fn name(&self) -> &'static str {

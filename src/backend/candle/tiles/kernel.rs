@@ -40,6 +40,12 @@ static BEST: LazyLock<Instructions> = LazyLock::new(|| {
     Instructions::Portable
 });
 
+/// Whether this machine has instructions with which integer products are
+/// faster than those of `f32`.
+pub(in super::super) fn are_fast() -> bool {
+    *BEST != Instructions::Portable
+}
+
 /// `x` `[T, columns]` times the transposed `weights`: `[T, count]`.
 pub(in super::super) fn project(weights: &Tiles, x: &[f32]) -> Vec<f32> {
     project_by(weights, x, *BEST)

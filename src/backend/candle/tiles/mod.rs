@@ -15,7 +15,7 @@ mod portable;
 use half::{bf16, f16};
 use rayon::prelude::*;
 
-pub(super) use kernel::project;
+pub(super) use kernel::{are_fast, project};
 
 /// Rows of a tile.
 const WIDTH: usize = 16;
