@@ -9,9 +9,9 @@ use std::sync::LazyLock;
 use rayon::prelude::*;
 
 use super::activations::{Activations, Chunk, Factors, spans};
-#[cfg(target_arch = "x86_64")]
-use super::avx512;
 use super::{TileRows, Tiles, WIDTH, portable};
+#[cfg(target_arch = "x86_64")]
+use super::{avx2, avx512};
 use crate::backend::candle::product::transpose;
 
 /// Up to so many tokens threads share the rows, and above that the tokens.
@@ -28,6 +28,8 @@ const TOKENS: usize = 24;
 pub(super) enum Instructions {
     Portable,
     #[cfg(target_arch = "x86_64")]
+    Avx2,
+    #[cfg(target_arch = "x86_64")]
     Avx512,
 }
 
@@ -36,6 +38,8 @@ static BEST: LazyLock<Instructions> = LazyLock::new(|| {
     #[cfg(target_arch = "x86_64")]
     if avx512::is_there() {
         return Instructions::Avx512;
+    } else if avx2::is_there() {
+        return Instructions::Avx2;
     }
     Instructions::Portable
 });
@@ -132,6 +136,12 @@ impl Instructions {
         match (self, bits) {
             (Self::Portable, 4) => portable::multiply::<T, 4>(tile, chunks, factors),
             (Self::Portable, _) => portable::multiply::<T, 8>(tile, chunks, factors),
+            // SAFETY: these instructions are chosen where `is_there` says so.
+            #[cfg(target_arch = "x86_64")]
+            (Self::Avx2, 4) => unsafe { avx2::multiply::<T, 4>(tile, chunks, factors) },
+            // SAFETY: as above.
+            #[cfg(target_arch = "x86_64")]
+            (Self::Avx2, _) => unsafe { avx2::multiply::<T, 8>(tile, chunks, factors) },
             // SAFETY: these instructions are chosen where `is_there` says so.
             #[cfg(target_arch = "x86_64")]
             (Self::Avx512, 4) => unsafe { avx512::multiply::<T, 4>(tile, chunks, factors) },

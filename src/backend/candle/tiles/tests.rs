@@ -112,8 +112,9 @@ fn samples() -> impl Iterator<Item = (Sample, StdRng)> {
 fn instructions() -> Vec<Instructions> {
     let mut all = vec![Instructions::Portable];
     #[cfg(target_arch = "x86_64")]
-    if avx512::is_there() {
-        all.push(Instructions::Avx512);
+    {
+        all.extend(avx2::is_there().then_some(Instructions::Avx2));
+        all.extend(avx512::is_there().then_some(Instructions::Avx512));
     }
     all
 }
