@@ -308,15 +308,20 @@ fn a_sequence_that_is_closed_meanwhile_leaves_no_file() {
     store.closing(sequence);
     model.close(sequence);
     assert!(store.advance(&*model, false).is_none());
-    let began = Instant::now();
-    while !names(&settings).is_empty() {
-        assert!(began.elapsed() < LONG, "{:?} stays", names(&settings));
-        std::thread::sleep(Duration::from_millis(1));
-    }
+    // The thread may be late: it makes the file, and then sees that nobody
+    // wants it.
+    let nothing_stays = || {
+        let began = Instant::now();
+        while !names(&settings).is_empty() {
+            assert!(began.elapsed() < LONG, "{:?} stays", names(&settings));
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    };
+    nothing_stays();
     // One that the model does not know any more is no reason to fail.
     store.store(sequence, &prompt[..20]);
     store.finish(&*model, LONG);
-    assert_eq!(names(&settings), Vec::<String>::new());
+    nothing_stays();
 }
 
 #[test]
