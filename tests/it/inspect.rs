@@ -202,7 +202,7 @@ fn logits_and_greedy_tokens_are_mlx_lms() {
                 "inspect",
                 &folder,
                 "--backend",
-                "candle",
+                "candle-f32",
                 "--tokens",
                 &ids.join(" "),
                 "--greedy",
