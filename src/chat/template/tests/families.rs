@@ -86,7 +86,7 @@ fn form(template: &crate::chat::ChatTemplate) -> &'static str {
 
 const DEFAULT: &str = "default";
 /// Where no template of a family is among the real ones.
-const NOT_TRIED: &str = "default [*](#forms-of-tool-calls)";
+const NOT_TRIED: (&str, &str) = ("not tried [*](#forms-of-tool-calls)", "not tried");
 
 /// The names of the families that are known, as the error says them that an
 /// unknown one meets.
@@ -131,10 +131,11 @@ fn the_readme_says_which_forms_a_family_s_templates_show() {
             }
             all_bound &= template.binding().is_some() && !super::written::UNBOUND.contains(name);
         }
+        let mut grammar = if all_bound { "yes" } else { "in part" };
         if names.is_empty() {
-            forms.push(NOT_TRIED);
+            forms.push(NOT_TRIED.0);
+            grammar = NOT_TRIED.1;
         }
-        let grammar = if all_bound { "yes" } else { "in part" };
         for family in *families {
             let cells = (forms.join(", "), grammar.to_owned());
             expected.insert((*family).to_owned(), cells);
