@@ -194,10 +194,7 @@ impl Backend for Cpu {
         Experts::load(&weights, self).map_err(failed("experts"))
     }
 
-    fn tokens(
-        &self,
-        parts: &[TokenSource<'_, Vec<u32>>],
-    ) -> Result<Vec<u32>, BackendError> {
+    fn tokens(&self, parts: &[TokenSource<'_, Vec<u32>>]) -> Result<Vec<u32>, BackendError> {
         let parts = parts.iter().map(|part| match part {
             TokenSource::Given(ids) => *ids,
             TokenSource::Drawn(ids, place) => &ids[*place..=*place],
@@ -243,12 +240,7 @@ impl Backend for Cpu {
             .map_err(failed("project_gated"))
     }
 
-    fn rms_norm(
-        &self,
-        x: &Array,
-        weight: &Array,
-        eps: f32,
-    ) -> Result<Array, BackendError> {
+    fn rms_norm(&self, x: &Array, weight: &Array, eps: f32) -> Result<Array, BackendError> {
         let norm = || {
             if x.shape().last() != weight.shape().last() || weight.shape().len() != 1 {
                 same_shape(x, weight)?;
@@ -285,19 +277,11 @@ impl Backend for Cpu {
         Ok(Rotation::new(positions, inv_freq, magnitudes))
     }
 
-    fn rotate(
-        &self,
-        mut x: Array,
-        rotation: &Rotation,
-    ) -> Result<Array, BackendError> {
+    fn rotate(&self, mut x: Array, rotation: &Rotation) -> Result<Array, BackendError> {
         let mut rotate = || {
             let (tokens, heads, width) = x.heads()?;
             if 2 * rotation.half > width || rotation.cos.len() != tokens * rotation.half {
-                return Err(format!(
-                    "{} angles for {:?}",
-                    rotation.cos.len(),
-                    x.shape()
-                ));
+                return Err(format!("{} angles for {:?}", rotation.cos.len(), x.shape()));
             }
             elementwise::rotate(&self.threads, x.own(), (heads, width), rotation);
             Ok(())
@@ -483,11 +467,7 @@ impl Backend for Cpu {
         select().map_err(failed("select_rows"))
     }
 
-    fn sample(
-        &self,
-        logits: &Array,
-        draws: &[Draw],
-    ) -> Result<Vec<u32>, BackendError> {
+    fn sample(&self, logits: &Array, draws: &[Draw]) -> Result<Vec<u32>, BackendError> {
         let sample = || {
             let (_, vocabulary) = logits.rows_and_columns()?;
             let mut samplers = self.samplers.borrow_mut();
@@ -508,10 +488,7 @@ impl Backend for Cpu {
         Ok(x.to_vec())
     }
 
-    fn read_tokens(
-        &self,
-        tokens: &Vec<u32>,
-    ) -> Result<Vec<Option<u32>>, BackendError> {
+    fn read_tokens(&self, tokens: &Vec<u32>) -> Result<Vec<Option<u32>>, BackendError> {
         let token = |&token: &u32| (token != NONE).then_some(token);
         Ok(tokens.iter().map(token).collect())
     }

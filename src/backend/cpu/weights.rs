@@ -12,7 +12,9 @@ use crate::backend::threads::Threads;
 use crate::backend::{Dtype, MatrixWeights};
 
 /// A weight matrix `[out, in]`.
-pub enum Matrix {
+pub struct Matrix(Rows);
+
+enum Rows {
     /// For integer products.
     Tiles(Tiles),
     /// As it is stored.
@@ -25,34 +27,34 @@ impl Matrix {
             Products::Rounded if tiles::are_fast() => in_tiles(&weights),
             _ => None,
         };
-        Ok(match tiles {
-            Some(tiles) => Self::Tiles(tiles),
-            None => Self::Packed(PackedRows::new(weights)?),
-        })
+        Ok(Self(match tiles {
+            Some(tiles) => Rows::Tiles(tiles),
+            None => Rows::Packed(PackedRows::new(weights)?),
+        }))
     }
 
     /// `out`.
     pub(super) fn count(&self) -> usize {
-        match self {
-            Self::Tiles(tiles) => tiles.count,
-            Self::Packed(rows) => rows.count,
+        match &self.0 {
+            Rows::Tiles(tiles) => tiles.count,
+            Rows::Packed(rows) => rows.count,
         }
     }
 
     /// `in`.
     pub(super) fn columns(&self) -> usize {
-        match self {
-            Self::Tiles(tiles) => tiles.columns,
-            Self::Packed(rows) => rows.columns,
+        match &self.0 {
+            Rows::Tiles(tiles) => tiles.columns,
+            Rows::Packed(rows) => rows.columns,
         }
     }
 
     /// Row `row` into `out`, which is as long as there are columns. There is
     /// such a row.
     pub(super) fn unpack(&self, row: usize, out: &mut [f32]) {
-        match self {
-            Self::Tiles(tiles) => tiles.unpack(row, out),
-            Self::Packed(rows) => rows.unpack(row, out),
+        match &self.0 {
+            Rows::Tiles(tiles) => tiles.unpack(row, out),
+            Rows::Packed(rows) => rows.unpack(row, out),
         }
     }
 }
@@ -107,9 +109,9 @@ impl Scratch {
         outs: [&mut [f32]; N],
     ) {
         for (matrix, out) in matrices.into_iter().zip(outs) {
-            match matrix {
-                Matrix::Tiles(tiles) => out.copy_from_slice(&tiles::project(tiles, x)),
-                Matrix::Packed(rows) => {
+            match &matrix.0 {
+                Rows::Tiles(tiles) => out.copy_from_slice(&tiles::project(tiles, x)),
+                Rows::Packed(rows) => {
                     product::project(threads, &mut self.packed, rows, x, out);
                 }
             }
