@@ -118,6 +118,15 @@ impl Cpu {
         up: &Matrix,
         activation: Activation,
     ) -> Result<Array> {
+        let (tokens, columns) = x.rows_and_columns()?;
+        if columns == gate.columns() && columns == up.columns() && gate.count() == up.count() {
+            let mut out = self.pool.array([tokens, gate.count()]);
+            let mut scratch = self.scratch.borrow_mut();
+            let both = [gate, up];
+            if scratch.project_gated(&self.threads, x, both, activation, out.own()) {
+                return Ok(out);
+            }
+        }
         let [gate, up] = self.products_of(x, [gate, up])?;
         self.gated_of(&gate, &up, activation)
     }
@@ -187,7 +196,7 @@ impl Backend for Cpu {
     }
 
     fn matrix(&self, weights: MatrixWeights) -> Result<Matrix, BackendError> {
-        Matrix::load(weights, self.products).map_err(failed("matrix"))
+        Matrix::load(weights, self).map_err(failed("matrix"))
     }
 
     fn experts(&self, weights: ExpertWeights) -> Result<Experts, BackendError> {

@@ -131,7 +131,8 @@ impl Rounded {
         self.columns = columns;
         self.group_size = group_size;
         self.chunks.resize(x.len() / 8, [0; 2]);
-        self.factors.resize(x.len() / group_size, Factors::default());
+        self.factors
+            .resize(x.len() / group_size, Factors::default());
 
         let groups = columns / group_size;
         let into = Into {
@@ -143,7 +144,14 @@ impl Rounded {
         };
         let spans = spans(self.tokens);
         let arch = Arch::new();
-        let round = |span, groups| arch.dispatch(Round { x, into, span, groups });
+        let round = |span, groups| {
+            arch.dispatch(Round {
+                x,
+                into,
+                span,
+                groups,
+            })
+        };
         if x.len() <= ALONE {
             return (0..spans).for_each(|span| round(span, 0..groups));
         }

@@ -135,7 +135,10 @@ pub(super) fn project_gated_by(
     out: &mut [f32],
     act: impl Fn(&mut [f32; WIDTH], &[f32; WIDTH]) + Sync,
 ) {
-    assert_eq!(gate.count, up.count, "a row of the one for each of the other");
+    assert_eq!(
+        gate.count, up.count,
+        "a row of the one for each of the other"
+    );
     check(up, x);
     let out = Out::new(gate, x, out);
     for_each_tile(threads, gate.tiles(), x, |tile, spans| {

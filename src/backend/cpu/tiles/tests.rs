@@ -54,7 +54,10 @@ impl Sample {
 
     /// As many rows and columns of its own, in groups of the same size.
     fn other(&self, rng: &mut StdRng) -> Self {
-        let (groups, bits) = (self.columns / self.group_size, [4, 8][rng.random_range(0..2)]);
+        let (groups, bits) = (
+            self.columns / self.group_size,
+            [4, 8][rng.random_range(0..2)],
+        );
         let scales_are = [Scales::Bf16, Scales::F16, Scales::F32][rng.random_range(0..3)];
         Self::of(rng, self.count, groups, bits, self.group_size, scales_are)
     }
