@@ -131,7 +131,8 @@ impl Rounded {
         self.columns = columns;
         self.group_size = group_size;
         self.chunks.resize(x.len() / 8, [0; 2]);
-        self.factors.resize(x.len() / group_size, Factors::default());
+        self.factors
+            .resize(x.len() / group_size, Factors::default());
 
         let groups = columns / group_size;
         let into = Into {
@@ -143,7 +144,14 @@ impl Rounded {
         };
         let spans = spans(self.tokens);
         let arch = Arch::new();
-        let round = |span, groups| arch.dispatch(Round { x, into, span, groups });
+        let round = |span, groups| {
+            arch.dispatch(Round {
+                x,
+                into,
+                span,
+                groups,
+            })
+        };
         if x.len() <= ALONE {
             return (0..spans).for_each(|span| round(span, 0..groups));
         }
@@ -224,13 +232,23 @@ impl WithSimd for Round<'_> {
                 let (x, _) = x.as_chunks();
                 let inverse;
                 (factors[t], inverse) = factors_of(x);
-                for (x, chunks) in x.iter().zip(chunks.chunks_exact_mut(count)) {
-                    chunks[t] = round_eight(x, inverse);
+                let mut bytes = [[0; 8]; LARGEST / 8];
+                for (bytes, x) in bytes.iter_mut().zip(x) {
+                    *bytes = round_eight(x, inverse);
+                }
+                for (chunks, [a, b, c, d, e, f, g, h]) in chunks.chunks_exact_mut(count).zip(bytes)
+                {
+                    let word = i32::from_le_bytes;
+                    chunks[t] = [word([a, b, c, d]), word([e, f, g, h])];
                 }
             }
         }
     }
 }
+
+/// The columns of the largest group.
+const LARGEST: usize = GROUPS[GROUPS.len() - 1];
+
 /// What a group of columns is made of, and what its columns are multiplied
 /// with to be rounded. Sums are of every eighth column, then those together,
 /// on every machine.
@@ -249,9 +267,15 @@ fn factors_of(x: &[[f32; 8]]) -> (Factors, f32) {
             sums[lane] += x[lane];
         }
     }
-    let largest = largest.into_iter().fold(0f32, f32::max);
-    let sum =
-        ((sums[0] + sums[4]) + (sums[1] + sums[5])) + ((sums[2] + sums[6]) + (sums[3] + sums[7]));
+    // In halves, as vectors are folded.
+    for half in [4, 2, 1] {
+        for lane in 0..half {
+            let (a, b) = (largest[lane], largest[lane + half]);
+            largest[lane] = if b > a { b } else { a };
+            sums[lane] += sums[lane + half];
+        }
+    }
+    let (largest, sum) = (largest[0], sums[0]);
     match largest {
         // What is not a number shows in the sum.
         0.0 => (Factors { scale: 0.0, sum }, 0.0),
@@ -267,13 +291,8 @@ fn factors_of(x: &[[f32; 8]]) -> (Factors, f32) {
 const ROUNDING: f32 = 12_582_912.0;
 
 /// `x * inverse`, which is from -127 to 127, rounded to whole numbers, ties to
-/// even.
+/// even, as the bytes of such.
 #[inline(always)]
-fn round_eight(x: &[f32; 8], inverse: f32) -> Chunk {
-    let mut bytes = [0u32; 8];
-    for lane in 0..8 {
-        bytes[lane] = (x[lane] * inverse + ROUNDING).to_bits() & 0xff;
-    }
-    let word = |b: &[u32]| (b[0] | b[1] << 8 | b[2] << 16 | b[3] << 24) as i32;
-    [word(&bytes[..4]), word(&bytes[4..])]
+fn round_eight(x: &[f32; 8], inverse: f32) -> [u8; 8] {
+    x.map(|x| (x * inverse + ROUNDING).to_bits() as u8)
 }

@@ -52,10 +52,7 @@ pub(super) fn multiply<const T: usize, const BITS: usize>(
                 4 => {
                     let packed = load(&lines[0]);
                     let high = _mm512_srli_epi16::<4>(packed);
-                    (
-                        _mm512_and_si512(packed, low),
-                        _mm512_and_si512(high, low),
-                    )
+                    (_mm512_and_si512(packed, low), _mm512_and_si512(high, low))
                 }
                 _ => (load(&lines[0]), load(&lines[1])),
             };

@@ -18,9 +18,9 @@ fn rounded(threads: &Threads, tiles: &Tiles, x: &[f32]) -> Rounded {
     rounded
 }
 
-/// What one matrix gives.
+/// What one matrix gives, by one thread.
 fn products(by: Instructions, tiles: &Tiles, x: &[f32]) -> Vec<f32> {
-    let threads = threads(2);
+    let threads = threads(1);
     // What is not written shows.
     let mut out = vec![f32::NAN; x.len() / tiles.columns * tiles.count];
     let x = rounded(&threads, tiles, x);
@@ -54,7 +54,10 @@ impl Sample {
 
     /// As many rows and columns of its own, in groups of the same size.
     fn other(&self, rng: &mut StdRng) -> Self {
-        let (groups, bits) = (self.columns / self.group_size, [4, 8][rng.random_range(0..2)]);
+        let (groups, bits) = (
+            self.columns / self.group_size,
+            [4, 8][rng.random_range(0..2)],
+        );
         let scales_are = [Scales::Bf16, Scales::F16, Scales::F32][rng.random_range(0..3)];
         Self::of(rng, self.count, groups, bits, self.group_size, scales_are)
     }
@@ -123,7 +126,7 @@ impl Sample {
             scales: &self.scales,
             biases: &self.biases,
         };
-        Tiles::new(&threads(2), &stored).unwrap()
+        Tiles::new(&threads(1), &stored).unwrap()
     }
 
     fn what(&self) -> String {
@@ -403,7 +406,10 @@ fn many_tokens_are_multiplied_as_few_are() {
     let x: Vec<f32> = (0..301 * columns)
         .map(|_| rng.random_range(-1.0..1.0))
         .collect();
-    let together = products(best(), &tiles, &x);
+    let threads = threads(3);
+    let mut together = vec![f32::NAN; 301 * sample.count];
+    let all = rounded(&threads, &tiles, &x);
+    project(&threads, &[&tiles], &all, &mut [&mut together]);
     for (x, together) in x.chunks(columns).zip(together.chunks(sample.count)) {
         assert!(products(best(), &tiles, x) == together);
     }
