@@ -25,8 +25,8 @@ use std::num::NonZero;
 use std::ops::Range;
 
 pub use activation::Activation;
-pub use sampler::{Draw, Sampler};
 use routing::likely_experts;
+pub use sampler::{Draw, Sampler};
 pub use weights::{Dtype, ExpertBiases, ExpertWeights, MatrixWeights, RawKv, RawTensor};
 
 /// The backend a configuration asks for.
@@ -107,11 +107,8 @@ pub fn start<W: WithBackend>(
         BackendChoice::CandleF32 => cpu::Products::F32,
         _ => cpu::Products::Rounded,
     };
-    start_by(choice, work, start_mlx, |work: W| {
-        Ok(match candle::Candle::on_gpu(threads)? {
-            Some(candle) => work.with(candle),
-            None => work.with(cpu::Cpu::start(products, threads)),
-        })
+    start_by(choice, work, start_mlx, |work| {
+        start_candle(products, threads, work)
     })
 }
 
@@ -137,6 +134,18 @@ fn start_by<W: WithBackend>(
             candle(work)
         }),
     }
+}
+
+/// candle on the GPU that this build knows, or the CPU.
+fn start_candle<W: WithBackend>(
+    products: cpu::Products,
+    threads: Option<NonZero<usize>>,
+    work: W,
+) -> Result<W::Output, BackendError> {
+    Ok(match candle::Candle::on_gpu(threads)? {
+        Some(candle) => work.with(candle),
+        None => work.with(cpu::Cpu::start(products, threads)),
+    })
 }
 
 /// Whether MLX is compiled in.
@@ -267,7 +276,7 @@ pub trait Backend: 'static {
     /// Its name, where what it computed is kept for later.
     fn name(&self) -> &'static str;
 
-    /// What it is and runs on, for people: `candle on the CPU, 8 threads`.
+    /// What it is and runs on, for people: `the CPU, 8 threads`.
     fn describe(&self) -> String;
 
     /// How many of the host's threads compute.

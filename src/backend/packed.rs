@@ -7,7 +7,7 @@ use super::{Dtype, MatrixWeights};
 use crate::blob::Blob;
 
 /// Rows of a matrix as they are stored.
-pub struct PackedRows {
+pub(in crate::backend) struct PackedRows {
     /// `out`.
     pub(in crate::backend) count: usize,
     /// `in`.

@@ -162,3 +162,6 @@ fn wide(x: &Tensor) -> Result<Tensor> {
     x.to_dtype(DType::F32)
 }
 
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests;

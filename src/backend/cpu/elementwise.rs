@@ -44,11 +44,7 @@ fn for_each_row(
 }
 
 /// As [`for_each_row`] for what knows no rows: `task(first, part)`.
-fn for_each_part(
-    threads: &Threads,
-    out: &mut [f32],
-    task: impl Fn(usize, &mut [f32]) + Sync,
-) {
+fn for_each_part(threads: &Threads, out: &mut [f32], task: impl Fn(usize, &mut [f32]) + Sync) {
     let arch = Arch::new();
     let at_once = match out.len() {
         ..WORTH_SHARING => WORTH_SHARING,
@@ -224,7 +220,8 @@ pub(super) fn activate(activation: Activation, gate: f32, up: f32) -> f32 {
     match activation {
         Activation::Silu => gate * sigmoid(gate) * up,
         Activation::GeluTanh => {
-            let inner = Activation::GELU_SCALE * (gate + Activation::GELU_CUBE * gate * gate * gate);
+            let inner =
+                Activation::GELU_SCALE * (gate + Activation::GELU_CUBE * gate * gate * gate);
             0.5 * gate * (1.0 + tanh(inner)) * up
         }
         Activation::ClampedSilu => {

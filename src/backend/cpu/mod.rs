@@ -118,6 +118,15 @@ impl Cpu {
         up: &Matrix,
         activation: Activation,
     ) -> Result<Array> {
+        let (tokens, columns) = x.rows_and_columns()?;
+        if columns == gate.columns() && columns == up.columns() && gate.count() == up.count() {
+            let mut out = self.pool.array([tokens, gate.count()]);
+            let mut scratch = self.scratch.borrow_mut();
+            let both = [gate, up];
+            if scratch.project_gated(&self.threads, x, both, activation, out.own()) {
+                return Ok(out);
+            }
+        }
         let [gate, up] = self.products_of(x, [gate, up])?;
         self.gated_of(&gate, &up, activation)
     }
@@ -187,17 +196,14 @@ impl Backend for Cpu {
     }
 
     fn matrix(&self, weights: MatrixWeights) -> Result<Matrix, BackendError> {
-        Matrix::load(weights, self.products).map_err(failed("matrix"))
+        Matrix::load(weights, self).map_err(failed("matrix"))
     }
 
     fn experts(&self, weights: ExpertWeights) -> Result<Experts, BackendError> {
         Experts::load(&weights, self).map_err(failed("experts"))
     }
 
-    fn tokens(
-        &self,
-        parts: &[TokenSource<'_, Vec<u32>>],
-    ) -> Result<Vec<u32>, BackendError> {
+    fn tokens(&self, parts: &[TokenSource<'_, Vec<u32>>]) -> Result<Vec<u32>, BackendError> {
         let parts = parts.iter().map(|part| match part {
             TokenSource::Given(ids) => *ids,
             TokenSource::Drawn(ids, place) => &ids[*place..=*place],
@@ -243,12 +249,7 @@ impl Backend for Cpu {
             .map_err(failed("project_gated"))
     }
 
-    fn rms_norm(
-        &self,
-        x: &Array,
-        weight: &Array,
-        eps: f32,
-    ) -> Result<Array, BackendError> {
+    fn rms_norm(&self, x: &Array, weight: &Array, eps: f32) -> Result<Array, BackendError> {
         let norm = || {
             if x.shape().last() != weight.shape().last() || weight.shape().len() != 1 {
                 same_shape(x, weight)?;
@@ -285,19 +286,11 @@ impl Backend for Cpu {
         Ok(Rotation::new(positions, inv_freq, magnitudes))
     }
 
-    fn rotate(
-        &self,
-        mut x: Array,
-        rotation: &Rotation,
-    ) -> Result<Array, BackendError> {
+    fn rotate(&self, mut x: Array, rotation: &Rotation) -> Result<Array, BackendError> {
         let mut rotate = || {
             let (tokens, heads, width) = x.heads()?;
             if 2 * rotation.half > width || rotation.cos.len() != tokens * rotation.half {
-                return Err(format!(
-                    "{} angles for {:?}",
-                    rotation.cos.len(),
-                    x.shape()
-                ));
+                return Err(format!("{} angles for {:?}", rotation.cos.len(), x.shape()));
             }
             elementwise::rotate(&self.threads, x.own(), (heads, width), rotation);
             Ok(())
@@ -483,11 +476,7 @@ impl Backend for Cpu {
         select().map_err(failed("select_rows"))
     }
 
-    fn sample(
-        &self,
-        logits: &Array,
-        draws: &[Draw],
-    ) -> Result<Vec<u32>, BackendError> {
+    fn sample(&self, logits: &Array, draws: &[Draw]) -> Result<Vec<u32>, BackendError> {
         let sample = || {
             let (_, vocabulary) = logits.rows_and_columns()?;
             let mut samplers = self.samplers.borrow_mut();
@@ -508,10 +497,7 @@ impl Backend for Cpu {
         Ok(x.to_vec())
     }
 
-    fn read_tokens(
-        &self,
-        tokens: &Vec<u32>,
-    ) -> Result<Vec<Option<u32>>, BackendError> {
+    fn read_tokens(&self, tokens: &Vec<u32>) -> Result<Vec<Option<u32>>, BackendError> {
         let token = |&token: &u32| (token != NONE).then_some(token);
         Ok(tokens.iter().map(token).collect())
     }

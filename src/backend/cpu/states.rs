@@ -147,7 +147,9 @@ pub(super) fn gated_delta(
 ) -> Result<Array> {
     let (rows, key_heads, key_dim) = k.heads()?;
     let (valued, heads, value_dim) = v.heads()?;
-    let per_token = [gates.a, gates.b].iter().all(|x| x.shape() == [rows, heads]);
+    let per_token = [gates.a, gates.b]
+        .iter()
+        .all(|x| x.shape() == [rows, heads]);
     let per_head = [gates.a_log, gates.dt_bias]
         .iter()
         .all(|x| x.shape() == [heads]);
@@ -193,8 +195,7 @@ pub(super) fn gated_delta(
     for (span, state) in spans.iter().zip(&mut states) {
         let states = state.own().chunks_exact_mut(value_dim * key_dim);
         for (head, state) in states.enumerate() {
-            let (output, rest) =
-                std::mem::take(&mut outputs).split_at_mut(span.tokens * value_dim);
+            let (output, rest) = std::mem::take(&mut outputs).split_at_mut(span.tokens * value_dim);
             outputs = rest;
             let key_head = head / (heads / key_heads);
             jobs.push(Head {

@@ -42,7 +42,7 @@ pub(super) struct Tiles {
     pub(super) count: usize,
     pub(super) columns: usize,
     bits: usize,
-    group_size: usize,
+    pub(super) group_size: usize,
     scales: Scales,
     lines: Vec<Line>,
 }

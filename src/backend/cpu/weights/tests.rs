@@ -2,13 +2,20 @@
 
 #![allow(clippy::unwrap_used)]
 
-use half::bf16;
+use std::num::NonZero;
+
+use half::{bf16, f16};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
 use super::*;
-use crate::backend::Dtype;
+use crate::backend::cpu::Cpu;
+use crate::backend::{Backend, RawTensor};
 use crate::blob::Blob;
+
+fn cpu() -> Cpu {
+    Cpu::start(Products::F32, NonZero::new(2))
+}
 
 /// A stored tensor of the given bytes.
 fn raw(dtype: Dtype, shape: &[usize], bytes: Vec<u8>) -> RawTensor {
@@ -128,8 +135,7 @@ fn reference(x: &[f32], weights: &[f64], columns: usize) -> Vec<(f64, f64)> {
 }
 
 /// Every element within `tolerance` of the sum of its products' sizes.
-fn assert_close(got: &Tensor, expected: &[(f64, f64)], tolerance: f64, what: &str) {
-    let got: Vec<f32> = got.flatten_all().unwrap().to_vec1().unwrap();
+fn assert_close(got: &[f32], expected: &[(f64, f64)], tolerance: f64, what: &str) {
     assert_eq!(got.len(), expected.len(), "{what}");
     for (index, (got, (value, size))) in got.iter().zip(expected).enumerate() {
         let error = (f64::from(*got) - value).abs();
@@ -142,20 +148,20 @@ fn assert_close(got: &Tensor, expected: &[(f64, f64)], tolerance: f64, what: &st
 
 #[test]
 fn products_are_those_of_the_definition_for_few_and_many_tokens() {
-    let mut random = StdRng::seed_from_u64(3);
+    let (cpu, mut random) = (cpu(), StdRng::seed_from_u64(3));
     for format in FORMATS {
         // More rows than a block, and numbers that fill neither chunk nor block.
         for (rows, columns) in [(1, 128), (33, 256), (1100, 128)] {
             let (stored, values) = weights(&mut random, format, rows, columns);
-            let matrix = Matrix::load(stored, &Candle::on(Device::Cpu, Products::F32)).unwrap();
+            let matrix = Matrix::load(stored, &cpu).unwrap();
             for tokens in [1, 2, 3, 8, 21, 50] {
                 let x: Vec<f32> = (0..tokens * columns)
                     .map(|_| random.random_range(-2.0..2.0))
                     .collect();
                 let expected = reference(&x, &values, columns);
-                let x = Tensor::from_vec(x, (tokens, columns), &Device::Cpu).unwrap();
-                let got = matrix.project(&x).unwrap();
-                assert_eq!(got.dims(), [tokens, rows]);
+                let got = cpu.product(&cpu.pool.filled([tokens, columns], &x), &matrix);
+                let got = got.unwrap();
+                assert_eq!(got.shape(), [tokens, rows]);
                 // Sums of `columns` products in f32 and the rounding of the
                 // unpacked weight.
                 let tolerance = f64::from(f32::EPSILON) * (columns as f64).sqrt() * 2.0;
@@ -172,17 +178,16 @@ fn products_are_those_of_the_definition_for_few_and_many_tokens() {
 
 #[test]
 fn a_token_has_the_same_products_to_the_last_bit_in_whatever_company() {
-    let mut random = StdRng::seed_from_u64(6);
+    let (cpu, mut random) = (cpu(), StdRng::seed_from_u64(6));
     for format in FORMATS {
         let (stored, _) = weights(&mut random, format, 37, 256);
-        let matrix = Matrix::load(stored, &Candle::on(Device::Cpu, Products::F32)).unwrap();
+        let matrix = Matrix::load(stored, &cpu).unwrap();
         let x: Vec<f32> = (0..30 * 256)
             .map(|_| random.random_range(-2.0..2.0))
             .collect();
         let product = |x: &[f32]| -> Vec<f32> {
-            let x = Tensor::from_vec(x.to_vec(), (x.len() / 256, 256), &Device::Cpu).unwrap();
-            let product = matrix.project(&x).unwrap();
-            product.flatten_all().unwrap().to_vec1().unwrap()
+            let x = cpu.pool.filled([x.len() / 256, 256], x);
+            cpu.product(&x, &matrix).unwrap().to_vec()
         };
         let together = product(&x);
         for tokens in [1, 2, 3, 8, 29] {
@@ -194,37 +199,19 @@ fn a_token_has_the_same_products_to_the_last_bit_in_whatever_company() {
 }
 
 #[test]
-fn the_gpu_forms_of_the_weights_give_the_same_products() {
-    let mut random = StdRng::seed_from_u64(4);
-    for format in FORMATS {
-        let (stored, values) = weights(&mut random, format, 40, 256);
-        let matrix = DeviceMatrix::load(&stored, &Device::Cpu, DType::F32).unwrap();
-        let is_blocks = matches!(matrix, DeviceMatrix::Blocks(_));
-        assert_eq!(is_blocks, format.starts_with("affine 4"), "{format}");
-        let x: Vec<f32> = (0..5 * 256)
-            .map(|_| random.random_range(-2.0..2.0))
-            .collect();
-        let expected = reference(&x, &values, 256);
-        let x = Tensor::from_vec(x, (5, 256), &Device::Cpu).unwrap();
-        // candle's product of blocks rounds the activations to 8 bits.
-        let tolerance = if is_blocks { 0.01 } else { 1e-5 };
-        assert_close(&matrix.project(&x).unwrap(), &expected, tolerance, format);
-    }
-}
-
-#[test]
-fn rows_are_those_asked_for_and_an_unknown_one_is_refused() {
-    let mut random = StdRng::seed_from_u64(5);
-    for format in FORMATS {
-        let (stored, values) = weights(&mut random, format, 10, 128);
-        let matrix = Matrix::load(stored, &Candle::on(Device::Cpu, Products::F32)).unwrap();
-        let rows = matrix.rows(&[7, 0, 7], &Device::Cpu, DType::F32).unwrap();
-        let expected: Vec<(f64, f64)> = [7, 0, 7]
-            .iter()
-            .flat_map(|row| &values[row * 128..][..128])
-            .map(|&value| (value, 1.0))
-            .collect();
-        assert_close(&rows, &expected, 1e-6, format);
-        assert!(matrix.rows(&[10], &Device::Cpu, DType::F32).is_err());
-    }
+fn a_row_that_the_table_lacks_is_refused() {
+    let (cpu, mut random) = (cpu(), StdRng::seed_from_u64(5));
+    let (stored, values) = weights(&mut random, "affine 4/64", 10, 128);
+    let matrix = Matrix::load(stored, &cpu).unwrap();
+    let rows = cpu.embed(&matrix, &vec![7, 0, 7]).unwrap();
+    let expected: Vec<(f64, f64)> = [7, 0, 7]
+        .iter()
+        .flat_map(|row| &values[row * 128..][..128])
+        .map(|&value| (value, 1.0))
+        .collect();
+    assert_close(&rows, &expected, 1e-6, "rows");
+    let Err(error) = cpu.embed(&matrix, &vec![3, 10]) else {
+        panic!("row 10 of 10 is there");
+    };
+    assert!(error.to_string().contains("row 10"), "{error}");
 }
