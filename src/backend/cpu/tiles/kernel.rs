@@ -111,9 +111,9 @@ pub(super) fn project_by(
             for (weights, out) in weights.iter().zip(shared.iter().flatten()) {
                 if tile < weights.tiles() {
                     let rows = weights.tile(tile);
+                    let mut products = [[0.0; WIDTH]; MOST];
                     for span in spans {
                         let span = x.span(span);
-                        let mut products = [[0.0; WIDTH]; MOST];
                         by.multiply(weights.bits, &rows, x, span, &mut products);
                         // SAFETY: each call has a tile of its own, or spans.
                         unsafe { out.put(tile, span, &products) };
@@ -143,10 +143,10 @@ pub(super) fn project_gated_by(
     let out = Out::new(gate, x, out);
     for_each_tile(threads, gate.tiles(), x, |tile, spans| {
         let (gate_rows, up_rows) = (gate.tile(tile), up.tile(tile));
+        let mut products = [[0.0; WIDTH]; MOST];
+        let mut others = [[0.0; WIDTH]; MOST];
         for span in spans {
             let span = x.span(span);
-            let mut products = [[0.0; WIDTH]; MOST];
-            let mut others = [[0.0; WIDTH]; MOST];
             by.multiply(gate.bits, &gate_rows, x, span, &mut products);
             by.multiply(up.bits, &up_rows, x, span, &mut others);
             by.act(&mut products[..span.count], &others[..span.count], &act);
