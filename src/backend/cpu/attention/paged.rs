@@ -9,7 +9,7 @@ use bytemuck::Pod;
 use half::f16;
 
 use super::lines::{Line, zeros};
-use super::vectors::{Instructions, Machine, Work};
+use super::vectors::{Instructions, Machine, SIDE, Square, Work};
 use crate::backend::threads::Threads;
 use crate::backend::{Dtype, RawKv, RawTensor};
 
@@ -410,20 +410,25 @@ impl<E: Element> Work for WriteHead<'_, E> {
             let row = &row[self.head * head_dim..][..head_dim];
             convert(m, row, to);
         }
-        // Blocks of as many positions as dimensions are written so that each
-        // line of the page is written at once.
+        // Squares of positions by elements, so that each line of the page is
+        // written at once.
         let count = self.keys.len() / width;
-        let mut narrow = [[E::zeroed(); LANES]; PAGE];
-        for d in (0..head_dim).step_by(LANES) {
-            let here = LANES.min(head_dim - d);
-            for (row, narrow) in self.keys.chunks_exact(width).zip(&mut narrow) {
-                convert(m, &row[self.head * head_dim + d..][..here], narrow);
-            }
-            let lines = keys_to[d * PAGE..].chunks_exact_mut(PAGE).take(here);
-            for (offset, line) in lines.enumerate() {
-                let places = &mut line[self.place..self.place + count];
-                for (place, narrow) in places.iter_mut().zip(&narrow) {
-                    *place = narrow[offset];
+        let mut square = Square([[0.0; SIDE]; SIDE]);
+        let mut narrow = [E::zeroed(); SIDE];
+        for d in (0..head_dim).step_by(SIDE) {
+            let here = SIDE.min(head_dim - d);
+            for rows in (0..count).step_by(SIDE) {
+                let places = self.place + rows..self.place + (rows + SIDE).min(count);
+                let keys = self.keys[rows * width..].chunks_exact(width);
+                for (row, to) in keys.zip(&mut square.0) {
+                    to[..here].copy_from_slice(&row[self.head * head_dim + d..][..here]);
+                }
+                m.transpose(&mut square);
+                let lines = keys_to[d * PAGE..].chunks_exact_mut(PAGE).take(here);
+                for (line, from) in lines.zip(&square.0) {
+                    convert(m, from, &mut narrow);
+                    let line = &mut line[places.clone()];
+                    line.copy_from_slice(&narrow[..line.len()]);
                 }
             }
         }
@@ -450,6 +455,3 @@ fn convert<M: Machine, E: Element>(m: M, from: &[f32], to: &mut [E]) {
         }
     }
 }
-
-#[cfg(test)]
-mod tests;
