@@ -136,23 +136,20 @@ impl Machine for Avx512 {
 #[inline]
 #[target_feature(enable = "avx512f")]
 fn transpose_avx512(block: &mut Square) {
-    // SAFETY: a row is 16 numbers.
-    let mut rows = block.0.map(|row| unsafe { _mm512_loadu_ps(row.as_ptr()) });
+    let mut rows = [_mm512_setzero_ps(); SIDE];
+    for (row, from) in rows.iter_mut().zip(&block.0) {
+        // SAFETY: a row is 16 numbers.
+        *row = unsafe { _mm512_loadu_ps(from.as_ptr()) };
+    }
     for four in rows.as_chunks_mut::<4>().0 {
-        let pairs = [
-            _mm512_unpacklo_ps(four[0], four[1]),
-            _mm512_unpackhi_ps(four[0], four[1]),
-            _mm512_unpacklo_ps(four[2], four[3]),
-            _mm512_unpackhi_ps(four[2], four[3]),
-        ]
-        .map(|pair| _mm512_castps_pd(pair));
-        *four = [
-            _mm512_unpacklo_pd(pairs[0], pairs[2]),
-            _mm512_unpackhi_pd(pairs[0], pairs[2]),
-            _mm512_unpacklo_pd(pairs[1], pairs[3]),
-            _mm512_unpackhi_pd(pairs[1], pairs[3]),
-        ]
-        .map(|four| _mm512_castpd_ps(four));
+        let low = _mm512_castps_pd(_mm512_unpacklo_ps(four[0], four[1]));
+        let high = _mm512_castps_pd(_mm512_unpackhi_ps(four[0], four[1]));
+        let low_below = _mm512_castps_pd(_mm512_unpacklo_ps(four[2], four[3]));
+        let high_below = _mm512_castps_pd(_mm512_unpackhi_ps(four[2], four[3]));
+        four[0] = _mm512_castpd_ps(_mm512_unpacklo_pd(low, low_below));
+        four[1] = _mm512_castpd_ps(_mm512_unpackhi_pd(low, low_below));
+        four[2] = _mm512_castpd_ps(_mm512_unpacklo_pd(high, high_below));
+        four[3] = _mm512_castpd_ps(_mm512_unpackhi_pd(high, high_below));
     }
     // Now block `b` of row `4 g + c` has rows `4 g..` of column `4 b + c`.
     for c in 0..4 {
