@@ -126,7 +126,8 @@ fn subjects() -> Vec<Subject> {
                 BackendChoice::Candle => {
                     let golden = read();
                     let trained = golden.margin > 0.05 * golden.scale;
-                    let rounded = name.ends_with("-4bit") || name.ends_with("-8bit");
+                    let rounded = ["-4bit", "-8bit", "-mxfp4"];
+                    let rounded = rounded.iter().any(|kind| name.ends_with(kind));
                     match rounded {
                         false => add("", &folder, own.max(F16_UNIT), None),
                         true if trained => add("", &folder, ROUNDED_UNIT, None),
