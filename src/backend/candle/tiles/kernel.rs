@@ -9,6 +9,8 @@ use std::sync::LazyLock;
 use rayon::prelude::*;
 
 use super::activations::{Activations, Chunk, Factors, spans};
+#[cfg(target_arch = "aarch64")]
+use super::neon;
 use super::{TileRows, Tiles, WIDTH, portable};
 #[cfg(target_arch = "x86_64")]
 use super::{avx2, avx512};
@@ -31,6 +33,11 @@ pub(super) enum Instructions {
     Avx2,
     #[cfg(target_arch = "x86_64")]
     Avx512,
+    #[cfg(target_arch = "aarch64")]
+    Neon,
+    /// With products of unsigned bytes with signed ones.
+    #[cfg(target_arch = "aarch64")]
+    NeonMixed,
 }
 
 /// The best of this machine.
@@ -40,6 +47,12 @@ static BEST: LazyLock<Instructions> = LazyLock::new(|| {
         return Instructions::Avx512;
     } else if avx2::is_there() {
         return Instructions::Avx2;
+    }
+    #[cfg(target_arch = "aarch64")]
+    if neon::is_mixed_there() {
+        return Instructions::NeonMixed;
+    } else if neon::is_there() {
+        return Instructions::Neon;
     }
     Instructions::Portable
 });
@@ -148,6 +161,18 @@ impl Instructions {
             // SAFETY: as above.
             #[cfg(target_arch = "x86_64")]
             (Self::Avx512, _) => unsafe { avx512::multiply::<T, 8>(tile, chunks, factors) },
+            // SAFETY: these instructions are chosen where `is_there` says so,
+            // as it does wherever `is_mixed_there` does.
+            #[cfg(target_arch = "aarch64")]
+            (Self::Neon | Self::NeonMixed, 4) => unsafe {
+                neon::multiply::<T, 4>(tile, chunks, factors)
+            },
+            // SAFETY: as above.
+            #[cfg(target_arch = "aarch64")]
+            (Self::Neon, _) => unsafe { neon::multiply::<T, 8>(tile, chunks, factors) },
+            // SAFETY: these are chosen where `is_mixed_there` says so.
+            #[cfg(target_arch = "aarch64")]
+            (Self::NeonMixed, _) => unsafe { neon::multiply_mixed::<T>(tile, chunks, factors) },
         }
     }
 }

@@ -116,6 +116,11 @@ fn instructions() -> Vec<Instructions> {
         all.extend(avx2::is_there().then_some(Instructions::Avx2));
         all.extend(avx512::is_there().then_some(Instructions::Avx512));
     }
+    #[cfg(target_arch = "aarch64")]
+    {
+        all.extend(neon::is_there().then_some(Instructions::Neon));
+        all.extend(neon::is_mixed_there().then_some(Instructions::NeonMixed));
+    }
     all
 }
 
