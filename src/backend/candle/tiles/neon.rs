@@ -61,6 +61,22 @@ fn multiply_by<const T: usize, const BITS: usize, const MIXED: bool>(
     chunks: &[[Chunk; T]],
     factors: &[[Factors; T]],
 ) -> [[f32; WIDTH]; T] {
+    // The sums of four tokens with a whole tile fit the 32 registers, or those
+    // of twelve with half of it.
+    match T > 4 {
+        true => in_parts::<T, BITS, 2, MIXED>(rows, chunks, factors),
+        false => in_parts::<T, BITS, 4, MIXED>(rows, chunks, factors),
+    }
+}
+
+/// The products in parts of `Q` vectors of rows.
+#[inline]
+#[target_feature(enable = "neon,dotprod")]
+fn in_parts<const T: usize, const BITS: usize, const Q: usize, const MIXED: bool>(
+    rows: &TileRows<'_>,
+    chunks: &[[Chunk; T]],
+    factors: &[[Factors; T]],
+) -> [[f32; WIDTH]; T] {
     let mut products = [[0.0; WIDTH]; T];
     let per_group = chunks.len() / factors.len();
     let scale_lines = rows.scales.lines();
@@ -71,36 +87,32 @@ fn multiply_by<const T: usize, const BITS: usize, const MIXED: bool>(
             true => offsets(chunks),
             false => [vdupq_n_s32(0); T],
         };
-        // Up to four tokens, the whole tile's sums fit the 32 registers, and
-        // of twelve, half of the tile's.
-        if T > 4 {
-            for first in [0, 2] {
-                let dots = dots::<T, BITS, 2, MIXED>(weights, chunks, &starts, first);
-                add(&mut products, &dots, (rows.scales, head), factors, first);
-            }
-        } else {
-            let dots = dots::<T, BITS, LANES, MIXED>(weights, chunks, &starts, 0);
-            add(&mut products, &dots, (rows.scales, head), factors, 0);
+        for part in 0..LANES / Q {
+            let dots = dots::<T, BITS, Q, MIXED>(weights, chunks, &starts, part);
+            add(&mut products, &dots, (rows.scales, head), factors, part);
         }
     }
     products
 }
 
-/// The integer products of a group, of `Q` vectors of rows from the `first`
-/// on, added to what each token starts with.
+/// The integer products of a group, of part `part` of the rows, added to what
+/// each token starts with.
 #[inline]
 #[target_feature(enable = "neon,dotprod")]
 fn dots<const T: usize, const BITS: usize, const Q: usize, const MIXED: bool>(
     weights: &[Line],
     chunks: &[[Chunk; T]],
     starts: &[int32x4_t; T],
-    first: usize,
+    part: usize,
 ) -> [[int32x4_t; Q]; T] {
-    let mut dots = starts.map(|start| [start; Q]);
+    let mut dots = [[vdupq_n_s32(0); Q]; T];
+    for t in 0..T {
+        dots[t] = [starts[t]; Q];
+    }
     for (lines, chunk) in weights.chunks_exact(BITS / 4).zip(chunks) {
         let mut four = [[vdupq_n_s8(0); 2]; Q];
         for q in 0..Q {
-            four[q] = unpack::<BITS, MIXED>(lines, first + q);
+            four[q] = unpack::<BITS, MIXED>(lines, part * Q + q);
         }
         for t in (0..T).step_by(2) {
             let x = pair(chunk, t);
@@ -142,7 +154,7 @@ fn offsets<const T: usize>(chunks: &[[Chunk; T]]) -> [int32x4_t; T] {
     sums
 }
 
-/// Adds a group's products, of `Q` vectors of rows from the `first` on.
+/// Adds a group's products, of part `part` of the rows.
 #[inline]
 #[target_feature(enable = "neon")]
 fn add<const T: usize, const Q: usize>(
@@ -150,17 +162,18 @@ fn add<const T: usize, const Q: usize>(
     dots: &[[int32x4_t; Q]; T],
     (kind, head): (Scales, &[Line]),
     factors: &[Factors; T],
-    first: usize,
+    part: usize,
 ) {
-    for q in 0..Q {
-        let (scale, bias) = scales(kind, head, first + q);
-        for t in 0..T {
-            let Factors { scale: x, sum } = factors[t];
-            let out = &mut products[t][(first + q) * LANES..][..LANES];
+    let (scales, biases) = scales::<Q>(kind, head, part);
+    for t in 0..T {
+        let Factors { scale, sum } = factors[t];
+        for q in 0..Q {
+            let out = &mut products[t][(part * Q + q) * LANES..][..LANES];
             // SAFETY: `out` is 4 floats, 16 bytes, and ours alone.
-            let total = unsafe { vld1q_f32(out.as_ptr()) };
-            let total = vfmaq_f32(total, vcvtq_f32_s32(dots[t][q]), vmulq_n_f32(scale, x));
-            let total = vfmaq_f32(total, bias, vdupq_n_f32(sum));
+            let mut total = unsafe { vld1q_f32(out.as_ptr()) };
+            let scale = vmulq_n_f32(scales[q], scale);
+            total = vfmaq_f32(total, vcvtq_f32_s32(dots[t][q]), scale);
+            total = vfmaq_f32(total, biases[q], vdupq_n_f32(sum));
             // SAFETY: as above.
             unsafe { vst1q_f32(out.as_mut_ptr(), total) };
         }
@@ -233,21 +246,21 @@ fn pair<const T: usize>(chunk: &[Chunk; T], t: usize) -> int8x16_t {
 #[target_feature(enable = "neon")]
 fn unpack<const BITS: usize, const MIXED: bool>(lines: &[Line], q: usize) -> [int8x16_t; 2] {
     let bytes = |line| vreinterpretq_u8_u32(load(line, q));
-    let unpacked = match (BITS, MIXED) {
-        (4, _) => {
-            let packed = bytes(&lines[0]);
-            [vandq_u8(packed, vdupq_n_u8(15)), vshrq_n_u8::<4>(packed)]
-        }
-        (_, true) => [bytes(&lines[0]), bytes(&lines[1])],
-        (_, false) => {
-            let half = vdupq_n_u8(128);
-            [
-                veorq_u8(bytes(&lines[0]), half),
-                veorq_u8(bytes(&lines[1]), half),
-            ]
-        }
-    };
-    unpacked.map(|weights| vreinterpretq_s8_u8(weights))
+    let signed = |weights| vreinterpretq_s8_u8(weights);
+    if BITS == 4 {
+        let (packed, low) = (bytes(&lines[0]), vdupq_n_u8(15));
+        let (first, second) = (vandq_u8(packed, low), vshrq_n_u8::<4>(packed));
+        return [signed(first), signed(second)];
+    }
+    let (first, second) = (bytes(&lines[0]), bytes(&lines[1]));
+    if MIXED {
+        return [signed(first), signed(second)];
+    }
+    let half = vdupq_n_u8(128);
+    [
+        signed(veorq_u8(first, half)),
+        signed(veorq_u8(second, half)),
+    ]
 }
 
 /// The words of vector `q` of a line.
@@ -259,27 +272,52 @@ fn load(line: &Line, q: usize) -> uint32x4_t {
     unsafe { vld1q_u32(words.as_ptr()) }
 }
 
-/// The scales and biases of a group, of vector `q` of the rows.
+/// The scales and biases of a group, of part `part` of the rows.
 #[inline]
 #[target_feature(enable = "neon")]
-fn scales(kind: Scales, head: &[Line], q: usize) -> (float32x4_t, float32x4_t) {
-    // A vector of halves has two of rows.
-    let halves = |first| {
-        let both = vreinterpretq_u16_u32(load(&head[0], first + q / 2));
-        match q % 2 {
-            0 => vget_low_u16(both),
-            _ => vget_high_u16(both),
-        }
-    };
-    let widen = |bits| vreinterpretq_f32_u32(vshlq_n_u32::<16>(vmovl_u16(bits)));
+fn scales<const Q: usize>(
+    kind: Scales,
+    head: &[Line],
+    part: usize,
+) -> ([float32x4_t; Q], [float32x4_t; Q]) {
+    let (mut scales, mut biases) = ([vdupq_n_f32(0.0); Q], [vdupq_n_f32(0.0); Q]);
     match kind {
-        Scales::Bf16 => (widen(halves(0)), widen(halves(2))),
-        Scales::F16 => (from_f16(halves(0)), from_f16(halves(2))),
-        Scales::F32 => (
-            vreinterpretq_f32_u32(load(&head[0], q)),
-            vreinterpretq_f32_u32(load(&head[1], q)),
-        ),
+        Scales::F32 => {
+            for q in 0..Q {
+                scales[q] = vreinterpretq_f32_u32(load(&head[0], part * Q + q));
+                biases[q] = vreinterpretq_f32_u32(load(&head[1], part * Q + q));
+            }
+        }
+        Scales::Bf16 => {
+            for q in 0..Q {
+                scales[q] = from_bf16(halves(&head[0], part * Q + q));
+                biases[q] = from_bf16(halves(&head[0], LANES + part * Q + q));
+            }
+        }
+        Scales::F16 => {
+            for q in 0..Q {
+                scales[q] = from_f16(halves(&head[0], part * Q + q));
+                biases[q] = from_f16(halves(&head[0], LANES + part * Q + q));
+            }
+        }
     }
+    (scales, biases)
+}
+
+/// Vector `q` of a line of halves.
+#[inline]
+#[target_feature(enable = "neon")]
+fn halves(line: &Line, q: usize) -> uint16x4_t {
+    let words = &line.0[q * LANES / 2..][..LANES / 2];
+    // SAFETY: `words` are 8 bytes, and we hold a reference to them.
+    vreinterpret_u16_u32(unsafe { vld1_u32(words.as_ptr()) })
+}
+
+/// Four `bf16` as `f32`, whose upper halves they are.
+#[inline]
+#[target_feature(enable = "neon")]
+fn from_bf16(bits: uint16x4_t) -> float32x4_t {
+    vreinterpretq_f32_u32(vshlq_n_u32::<16>(vmovl_u16(bits)))
 }
 
 /// Four `f16` as `f32`, which holds them exactly.

@@ -266,6 +266,22 @@ fn all_instructions_give_the_same_bits_even_of_extremes() {
 }
 
 #[test]
+fn the_largest_sums_are_the_same_too() {
+    for (mut sample, mut rng) in samples() {
+        let tokens = rng.random_range(1..40);
+        for (weights, x) in [(255, 1.0), (255, -1.0), (0, -1.0)] {
+            sample.weights.fill(weights);
+            let (tiles, x) = (sample.tiles(), vec![x; tokens * sample.columns]);
+            let expected = project_by(&tiles, &x, Instructions::Portable);
+            for by in instructions() {
+                let got = project_by(&tiles, &x, by);
+                assert!(got == expected, "{by:?}, {}", sample.what());
+            }
+        }
+    }
+}
+
+#[test]
 fn a_tokens_products_do_not_depend_on_the_others() {
     for (sample, mut rng) in samples() {
         let (tiles, columns) = (sample.tiles(), sample.columns);
