@@ -14,7 +14,6 @@ use super::neon;
 use super::{TileRows, Tiles, WIDTH, portable};
 #[cfg(target_arch = "x86_64")]
 use super::{avx2, avx512};
-use crate::backend::candle::product::transpose;
 
 /// Up to so many tokens threads share the rows, and above that the tokens.
 const FEW: usize = 64;
@@ -111,6 +110,16 @@ pub(super) fn project_by(weights: &Tiles, x: &[f32], by: Instructions) -> Vec<f3
         1 => out,
         _ => transpose(&out, rows, tokens),
     }
+}
+
+fn transpose(x: &[f32], rows: usize, tokens: usize) -> Vec<f32> {
+    let mut out = vec![0.0; x.len()];
+    for (row, from) in x.chunks_exact(tokens).enumerate() {
+        for (token, &value) in from.iter().enumerate() {
+            out[token * rows + row] = value;
+        }
+    }
+    out
 }
 
 impl Instructions {
