@@ -190,8 +190,8 @@ fn dot<const LANE: usize, const MIXED: bool>(
     weights: int8x16_t,
     x: int8x16_t,
 ) -> int32x4_t {
-    // The language's own names for these are younger than the compilers that
-    // we build with.
+    // In assembly, since the standard library has these only for compilers
+    // younger than those that we build with.
     if MIXED {
         // SAFETY: reads and writes these registers and nothing else. That the
         // machine has the instruction is what `multiply_mixed` asks for, the
@@ -326,7 +326,7 @@ fn from_bf16(bits: uint16x4_t) -> float32x4_t {
 fn from_f16(bits: uint16x4_t) -> float32x4_t {
     let values: float32x4_t;
     // SAFETY: reads and writes these registers and nothing else, with an
-    // instruction of `neon`, whose name in the language is as young.
+    // instruction of `neon`. In assembly for the reason that [`dot`] is.
     unsafe {
         asm!(
             "fcvtl {values:v}.4s, {bits:v}.4h",
