@@ -228,14 +228,11 @@ fn dot<const LANE: usize, const MIXED: bool>(
 #[inline]
 #[target_feature(enable = "neon")]
 fn pair<const T: usize>(chunk: &[Chunk; T], t: usize) -> int8x16_t {
-    let words = match T {
-        // SAFETY: `chunk` is 8 bytes, and we hold a reference to it.
-        1 => unsafe { vcombine_s32(vld1_s32(chunk[t].as_ptr()), vdup_n_s32(0)) },
-        _ => {
-            let both = chunk[t..t + 2].as_flattened();
-            // SAFETY: `both` are 16 bytes, and we hold a reference to them.
-            unsafe { vld1q_s32(both.as_ptr()) }
-        }
+    let words = match chunk[t..].first_chunk::<2>() {
+        // SAFETY: `pair` is 16 bytes, and we hold a reference to it.
+        Some(pair) => unsafe { vld1q_s32(pair.as_flattened().as_ptr()) },
+        // SAFETY: `chunk[t]` is 8 bytes, and we hold a reference to it.
+        None => unsafe { vcombine_s32(vld1_s32(chunk[t].as_ptr()), vdup_n_s32(0)) },
     };
     vreinterpretq_s8_s32(words)
 }
