@@ -31,7 +31,7 @@ impl Experts {
                 let matrix = matrix.ok_or_else(|| format!("there is no expert {index}"))?;
                 let bias = bias.and_then(|bias| bias.entry(index));
                 Ok::<_, String>(Linear {
-                    matrix: Matrix::load(matrix, cpu.products)?,
+                    matrix: Matrix::load(matrix, cpu)?,
                     bias: bias.map(|bias| cpu.stored(&bias)).transpose()?,
                 })
             };

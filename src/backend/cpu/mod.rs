@@ -30,6 +30,7 @@ use super::{
 pub use array::Array;
 use array::{Pool, Shape};
 pub use attention::Kv;
+use attention::KvElement;
 pub use elementwise::Rotation;
 pub use experts::Experts;
 pub use weights::Matrix;
@@ -53,6 +54,7 @@ pub struct Cpu {
     threads: Threads,
     pool: Rc<Pool>,
     scratch: RefCell<weights::Scratch>,
+    attention: RefCell<attention::Scratch>,
     samplers: RefCell<Samplers>,
 }
 
@@ -78,7 +80,16 @@ impl Cpu {
             threads: Threads::new(threads.unwrap_or_else(threads::of_machine)),
             pool: Rc::default(),
             scratch: RefCell::default(),
+            attention: RefCell::default(),
             samplers: RefCell::default(),
+        }
+    }
+
+    /// What keys and values are kept in.
+    fn kv_element(&self) -> KvElement {
+        match self.products {
+            Products::Rounded => KvElement::F16,
+            Products::F32 => KvElement::F32,
         }
     }
 
@@ -118,6 +129,15 @@ impl Cpu {
         up: &Matrix,
         activation: Activation,
     ) -> Result<Array> {
+        let (tokens, columns) = x.rows_and_columns()?;
+        if columns == gate.columns() && columns == up.columns() && gate.count() == up.count() {
+            let mut out = self.pool.array([tokens, gate.count()]);
+            let mut scratch = self.scratch.borrow_mut();
+            let both = [gate, up];
+            if scratch.project_gated(&self.threads, x, both, activation, out.own()) {
+                return Ok(out);
+            }
+        }
         let [gate, up] = self.products_of(x, [gate, up])?;
         self.gated_of(&gate, &up, activation)
     }
@@ -182,12 +202,19 @@ impl Backend for Cpu {
         Dtype::F32
     }
 
+    fn kv_type(&self, _: &Array) -> Dtype {
+        match self.kv_element() {
+            KvElement::F16 => Dtype::F16,
+            KvElement::F32 => Dtype::F32,
+        }
+    }
+
     fn parameter(&self, raw: &RawTensor) -> Result<Array, BackendError> {
         self.stored(raw).map_err(failed("parameter"))
     }
 
     fn matrix(&self, weights: MatrixWeights) -> Result<Matrix, BackendError> {
-        Matrix::load(weights, self.products).map_err(failed("matrix"))
+        Matrix::load(weights, self).map_err(failed("matrix"))
     }
 
     fn experts(&self, weights: ExpertWeights) -> Result<Experts, BackendError> {
@@ -291,7 +318,7 @@ impl Backend for Cpu {
     }
 
     fn kv(&self, kv_heads: usize, head_dim: usize) -> Result<Kv, BackendError> {
-        Ok(Kv::new(kv_heads, head_dim))
+        Ok(Kv::new(kv_heads, head_dim, self.kv_element()))
     }
 
     fn fork_kv(&self, kv: &Kv, len: usize) -> Result<Kv, BackendError> {
@@ -340,6 +367,7 @@ impl Backend for Cpu {
             };
             attention::attention(
                 &self.threads,
+                &mut self.attention.borrow_mut(),
                 (q, k, v),
                 (heads, head_dim),
                 spans,

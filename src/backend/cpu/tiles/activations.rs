@@ -1,12 +1,17 @@
 //! Activations rounded to eight bits, a scale for each group of columns of
 //! each token.
 
+#![allow(unsafe_code)]
 // Lanes of several arrays are walked by their indices.
 #![allow(clippy::needless_range_loop)]
+
+use std::ops::Range;
 
 use pulp::{Arch, Simd, WithSimd};
 
 use super::GROUPS;
+use super::shared::Shared;
+use crate::backend::threads::Threads;
 
 /// Eight columns of a token, the first ones lowest.
 pub(super) type Chunk = [i32; 2];
@@ -19,12 +24,25 @@ pub(super) struct Factors {
     pub(super) sum: f32,
 }
 
-/// How many tokens a product takes at a time, the most first.
-pub(super) const SPANS: [usize; 5] = [12, 8, 4, 2, 1];
+/// The most tokens that a product takes at a time.
+pub(super) const MOST: usize = 12;
 
-/// Tokens rounded to eight bits, in spans of as many as [`SPANS`] has, the
-/// chunks of a span's tokens side by side.
-pub(super) struct Activations {
+/// The most that are left to smaller spans, which are of every length up to
+/// this one.
+const FEW: usize = 8;
+
+/// Elements that one thread rounds before others are worth their waking.
+const ALONE: usize = 16 << 10;
+
+/// About as many elements a thread rounds at a time.
+const AT_A_TIME: usize = 12 << 10;
+
+/// Tokens rounded to eight bits, in spans of as many as a product takes at a
+/// time, the chunks of a span's tokens side by side. Made once and used again:
+/// it keeps its memory.
+#[derive(Default)]
+pub(in super::super) struct Rounded {
+    tokens: usize,
     columns: usize,
     group_size: usize,
     /// `[spans][columns / 8][tokens of the span]`.
@@ -33,37 +51,127 @@ pub(super) struct Activations {
     factors: Vec<Factors>,
 }
 
-/// The spans of `tokens` tokens: the first of each and how many there are.
-pub(super) fn spans(tokens: usize) -> impl Iterator<Item = (usize, usize)> {
-    let mut first = 0;
-    std::iter::from_fn(move || {
-        let count = *SPANS.iter().find(|&&span| span <= tokens - first)?;
-        first += count;
-        Some((first - count, count))
-    })
+/// Tokens that are multiplied together.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) struct Span {
+    pub(super) first: usize,
+    pub(super) count: usize,
 }
 
-impl Activations {
-    /// Rounds `x` `[tokens, columns]`, whose groups are of `group_size`
-    /// columns, one of [`GROUPS`].
-    pub(super) fn new(x: &[f32], columns: usize, group_size: usize) -> Self {
-        debug_assert!(GROUPS.contains(&group_size) && columns.is_multiple_of(group_size));
-        let mut rounded = Self {
-            columns,
-            group_size,
-            chunks: vec![[0; 2]; x.len() / 8],
-            factors: vec![Factors::default(); x.len() / group_size],
+/// How many spans `tokens` tokens are.
+pub(super) fn spans(tokens: usize) -> usize {
+    let (full, rest) = full_spans(tokens);
+    full + rest.div_ceil(FEW)
+}
+
+/// Span `index` of `tokens` tokens. Full ones come first; the rest, which are
+/// fewer than two full ones, are shared out evenly, as a product with one or
+/// two tokens costs nearly as much as one with four.
+fn span(tokens: usize, index: usize) -> Span {
+    let (full, rest) = full_spans(tokens);
+    if index < full {
+        return Span {
+            first: index * MOST,
+            count: MOST,
         };
-        Arch::new().dispatch(Round {
-            x,
-            into: &mut rounded,
-        });
-        rounded
+    }
+    let (index, shares) = (index - full, rest.div_ceil(FEW));
+    let (each, longer) = (rest / shares, rest % shares);
+    Span {
+        first: full * MOST + index * each + index.min(longer),
+        count: each + usize::from(index < longer),
+    }
+}
+
+/// How many full spans `tokens` tokens are, and the tokens left.
+fn full_spans(tokens: usize) -> (usize, usize) {
+    let full = match tokens % MOST {
+        0 => tokens / MOST,
+        _ => (tokens / MOST).saturating_sub(1),
+    };
+    (full, tokens - full * MOST)
+}
+
+impl Rounded {
+    /// How many tokens were rounded.
+    pub(in super::super) fn tokens(&self) -> usize {
+        self.tokens
     }
 
-    /// The chunks and factors of the span of `T` tokens that begins at
-    /// `first`.
-    pub(super) fn span<const T: usize>(&self, first: usize) -> (&[[Chunk; T]], &[[Factors; T]]) {
+    pub(super) fn columns(&self) -> usize {
+        self.columns
+    }
+
+    pub(super) fn group_size(&self) -> usize {
+        self.group_size
+    }
+
+    /// How many spans the tokens are.
+    pub(super) fn spans(&self) -> usize {
+        spans(self.tokens)
+    }
+
+    /// Rounds `x`, `[tokens, columns]`, whose groups are of `group_size`
+    /// columns, in place of what was rounded before.
+    ///
+    /// # Panics
+    ///
+    /// If there are no tiles of such groups, or `x` or `columns` are not whole
+    /// numbers of them.
+    pub(in super::super) fn round(
+        &mut self,
+        threads: &Threads,
+        x: &[f32],
+        columns: usize,
+        group_size: usize,
+    ) {
+        assert!(GROUPS.contains(&group_size) && columns.is_multiple_of(group_size));
+        assert!(columns > 0 && x.len().is_multiple_of(columns));
+        self.tokens = x.len() / columns;
+        self.columns = columns;
+        self.group_size = group_size;
+        self.chunks.resize(x.len() / 8, [0; 2]);
+        self.factors
+            .resize(x.len() / group_size, Factors::default());
+
+        let groups = columns / group_size;
+        let into = Into {
+            tokens: self.tokens,
+            columns,
+            group_size,
+            chunks: Shared::new(&mut self.chunks),
+            factors: Shared::new(&mut self.factors),
+        };
+        let spans = spans(self.tokens);
+        let arch = Arch::new();
+        let round = |span, groups| {
+            arch.dispatch(Round {
+                x,
+                into,
+                span,
+                groups,
+            })
+        };
+        if x.len() <= ALONE {
+            return (0..spans).for_each(|span| round(span, 0..groups));
+        }
+        // Groups share no places, so that the work can be split between any.
+        let per_task = (AT_A_TIME / (MOST * group_size)).max(1);
+        let per_span = groups.div_ceil(per_task);
+        threads.for_each(spans * per_span, |task| {
+            let first = task % per_span * per_task;
+            round(task / per_span, first..groups.min(first + per_task));
+        });
+    }
+
+    /// Where and how long span `index` is.
+    pub(super) fn span(&self, index: usize) -> Span {
+        span(self.tokens, index)
+    }
+
+    /// The chunks and factors of a span of `T` tokens.
+    #[inline]
+    pub(super) fn of<const T: usize>(&self, first: usize) -> (&[[Chunk; T]], &[[Factors; T]]) {
         let (chunks, groups) = (self.columns / 8, self.columns / self.group_size);
         let all = &self.chunks[first * chunks..][..T * chunks];
         let factors = &self.factors[first * groups..][..T * groups];
@@ -71,10 +179,24 @@ impl Activations {
     }
 }
 
-/// [`Activations::new`] with this machine's vector instructions.
+/// Where rounded activations go.
+#[derive(Clone, Copy)]
+struct Into<'a> {
+    tokens: usize,
+    columns: usize,
+    group_size: usize,
+    chunks: Shared<'a, Chunk>,
+    factors: Shared<'a, Factors>,
+}
+
+/// The rounding of some groups of the columns of a span's tokens, with this
+/// machine's vector instructions. Whoever makes one answers for it: no two
+/// that run at a time have a group of a span in common.
 struct Round<'a> {
     x: &'a [f32],
-    into: &'a mut Activations,
+    into: Into<'a>,
+    span: usize,
+    groups: Range<usize>,
 }
 
 impl WithSimd for Round<'_> {
@@ -82,31 +204,41 @@ impl WithSimd for Round<'_> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, _simd: S) {
-        let Self { x, into } = self;
+        let Self {
+            x,
+            into,
+            span: index,
+            groups: some,
+        } = self;
         let (columns, group_size) = (into.columns, into.group_size);
-        let groups = columns / group_size;
-        for (first, count) in spans(x.len() / columns) {
-            let chunks = &mut into.chunks[first * columns / 8..][..count * columns / 8];
-            let factors = &mut into.factors[first * groups..][..count * groups];
-            let tokens = x[first * columns..].chunks_exact(columns).take(count);
-            for (t, x) in tokens.enumerate() {
-                for ((x, chunks), factors) in x
-                    .chunks_exact(group_size)
-                    .zip(chunks.chunks_exact_mut(group_size / 8 * count))
-                    .zip(factors.chunks_exact_mut(count))
-                {
-                    let (x, _) = x.as_chunks();
-                    let inverse;
-                    (factors[t], inverse) = factors_of(x);
-                    for (x, chunks) in x.iter().zip(chunks.chunks_exact_mut(count)) {
-                        chunks[t] = round_eight(x, inverse);
-                    }
+        let (groups, per_group) = (columns / group_size, group_size / 8);
+        let Span { first, count } = span(into.tokens, index);
+        let places = first * groups + some.start * count..first * groups + some.end * count;
+        // SAFETY: spans begin where others end, so each group of each span has
+        // places of its own; and no two that run have the same, as `Round`
+        // says, which `Rounded::round` sees to: it makes one for each.
+        let factors = unsafe { into.factors.part(places.clone()) };
+        // SAFETY: as above.
+        let chunks = unsafe {
+            into.chunks
+                .part(places.start * per_group..places.end * per_group)
+        };
+        for ((group, factors), chunks) in some
+            .zip(factors.chunks_exact_mut(count))
+            .zip(chunks.chunks_exact_mut(per_group * count))
+        {
+            for t in 0..count {
+                let x = &x[(first + t) * columns + group * group_size..][..group_size];
+                let (x, _) = x.as_chunks();
+                let inverse;
+                (factors[t], inverse) = factors_of(x);
+                for (x, chunks) in x.iter().zip(chunks.chunks_exact_mut(count)) {
+                    chunks[t] = round_eight(x, inverse);
                 }
             }
         }
     }
 }
-
 /// What a group of columns is made of, and what its columns are multiplied
 /// with to be rounded. Sums are of every eighth column, then those together,
 /// on every machine.

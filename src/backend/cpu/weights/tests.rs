@@ -153,7 +153,7 @@ fn products_are_those_of_the_definition_for_few_and_many_tokens() {
         // More rows than a block, and numbers that fill neither chunk nor block.
         for (rows, columns) in [(1, 128), (33, 256), (1100, 128)] {
             let (stored, values) = weights(&mut random, format, rows, columns);
-            let matrix = Matrix::load(stored, Products::F32).unwrap();
+            let matrix = Matrix::load(stored, &cpu).unwrap();
             for tokens in [1, 2, 3, 8, 21, 50] {
                 let x: Vec<f32> = (0..tokens * columns)
                     .map(|_| random.random_range(-2.0..2.0))
@@ -181,7 +181,7 @@ fn a_token_has_the_same_products_to_the_last_bit_in_whatever_company() {
     let (cpu, mut random) = (cpu(), StdRng::seed_from_u64(6));
     for format in FORMATS {
         let (stored, _) = weights(&mut random, format, 37, 256);
-        let matrix = Matrix::load(stored, Products::F32).unwrap();
+        let matrix = Matrix::load(stored, &cpu).unwrap();
         let x: Vec<f32> = (0..30 * 256)
             .map(|_| random.random_range(-2.0..2.0))
             .collect();
@@ -202,7 +202,7 @@ fn a_token_has_the_same_products_to_the_last_bit_in_whatever_company() {
 fn a_row_that_the_table_lacks_is_refused() {
     let (cpu, mut random) = (cpu(), StdRng::seed_from_u64(5));
     let (stored, values) = weights(&mut random, "affine 4/64", 10, 128);
-    let matrix = Matrix::load(stored, Products::F32).unwrap();
+    let matrix = Matrix::load(stored, &cpu).unwrap();
     let rows = cpu.embed(&matrix, &vec![7, 0, 7]).unwrap();
     let expected: Vec<(f64, f64)> = [7, 0, 7]
         .iter()
