@@ -13,6 +13,8 @@ mod avx2;
 mod avx512;
 mod kernel;
 mod lines;
+#[cfg(target_arch = "aarch64")]
+mod neon;
 mod portable;
 mod shared;
 

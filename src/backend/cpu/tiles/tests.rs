@@ -160,6 +160,11 @@ fn instructions() -> Vec<Instructions> {
         all.extend(avx2::has_vnni().then_some(Instructions::AvxVnni));
         all.extend(avx512::is_there().then_some(Instructions::Avx512));
     }
+    #[cfg(target_arch = "aarch64")]
+    {
+        all.extend(neon::is_there().then_some(Instructions::Neon));
+        all.extend(neon::is_mixed_there().then_some(Instructions::NeonMixed));
+    }
     all
 }
 
@@ -488,6 +493,22 @@ fn outputs_of_another_length_are_refused() {
     let threads = threads(1);
     let x = rounded(&threads, &tiles, &[1.0; 64]);
     project(&threads, &[&tiles], &x, &mut [&mut [0.0; 15]]);
+}
+
+#[test]
+fn the_largest_sums_are_the_same_too() {
+    for (mut sample, mut rng) in samples() {
+        let tokens = rng.random_range(1..40);
+        for (weights, x) in [(255, 1.0), (255, -1.0), (0, -1.0)] {
+            sample.weights.fill(weights);
+            let (tiles, x) = (sample.tiles(), vec![x; tokens * sample.columns]);
+            let expected = products(Instructions::Portable, &tiles, &x);
+            for by in instructions() {
+                let got = products(by, &tiles, &x);
+                assert!(got == expected, "{by:?}, {}", sample.what());
+            }
+        }
+    }
 }
 
 #[test]
