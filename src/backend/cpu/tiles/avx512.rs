@@ -18,12 +18,12 @@ pub(super) fn is_there() -> bool {
 }
 
 /// How far ahead of the products weights are asked for, in lines.
-const AHEAD: usize = 48;
+pub(super) const AHEAD: usize = 48;
 
 /// From so many tokens on weights are asked for ahead. With fewer, products
 /// are done before the lines come, and the core's own guesses, which the
 /// asking disturbs, are ahead far enough: it reads a tenth to a fifth more.
-const ASKED: usize = 4;
+pub(super) const ASKED: usize = 4;
 
 /// As [`super::portable::multiply`], bit for bit.
 ///
