@@ -185,7 +185,7 @@ fn quantized(raw: &RawTensor, bits: usize) -> MatrixWeights {
 fn group_of<const BITS: usize>(weights: &[f32; GROUP], packed: &mut [u8]) -> (f32, f32) {
     const LANES: usize = 16;
     let (mut low, mut high) = ([f32::INFINITY; LANES], [f32::NEG_INFINITY; LANES]);
-    let mut wrong = [0.0; LANES];
+    let mut wrong = [false; LANES];
     for weights in weights.as_chunks::<LANES>().0 {
         for lane in 0..LANES {
             let weight = weights[lane];
@@ -199,12 +199,12 @@ fn group_of<const BITS: usize>(weights: &[f32; GROUP], packed: &mut [u8]) -> (f3
             } else {
                 high[lane]
             };
-            wrong[lane] += weight - weight;
+            wrong[lane] |= !weight.is_finite();
         }
     }
     let low = low.into_iter().fold(f32::INFINITY, f32::min);
     let high = high.into_iter().fold(f32::NEG_INFINITY, f32::max);
-    if wrong.iter().any(|wrong| wrong.is_nan()) {
+    if wrong.contains(&true) {
         return (f32::NAN, f32::NAN);
     }
     let most = ((1 << BITS) - 1) as f32;
