@@ -55,6 +55,11 @@ impl Bf16Rows {
         })
     }
 
+    /// Columns, as many as activations have.
+    pub(in crate::backend) fn columns(&self) -> usize {
+        self.columns
+    }
+
     /// Rows, which are columns of a product.
     pub(in crate::backend) fn count(&self) -> usize {
         self.count
@@ -89,6 +94,29 @@ impl Bf16Rows {
                 }
             }
             Kernel::Portable => portable::multiply(self, x, part),
+        }
+    }
+
+    /// Puts into the place of gates what `activation` makes of them and of what
+    /// is beside them.
+    fn activate(&self, gates: &mut [f32], ups: &[f32], activation: impl Fn(f32, f32) -> f32) {
+        match self.kernel {
+            #[cfg(target_arch = "x86_64")]
+            Kernel::Avx512 => {
+                // SAFETY: `Kernel::best` has found the instructions.
+                #[allow(unsafe_code)]
+                unsafe {
+                    avx512::activate(gates, ups, activation);
+                }
+            }
+            Kernel::Portable => activate(gates, ups, activation),
+        }
+    }
+
+    /// Row `row` in f32 into `out`, which is as long as there are columns.
+    pub(in crate::backend) fn unpack(&self, row: usize, out: &mut [f32]) {
+        for (out, weight) in out.iter_mut().zip(self.row(row).as_chunks().0) {
+            *out = f32::from_bits(u32::from(u16::from_le_bytes(*weight)) << 16);
         }
     }
 
@@ -157,6 +185,13 @@ fn rounded(x: f32) -> u16 {
         (bits >> 16) as u16 | 0x40
     } else {
         near
+    }
+}
+
+#[inline(always)]
+fn activate(gates: &mut [f32], ups: &[f32], activation: impl Fn(f32, f32) -> f32) {
+    for (gate, &up) in gates.iter_mut().zip(ups) {
+        *gate = activation(*gate, up);
     }
 }
 
@@ -246,7 +281,10 @@ pub(in crate::backend) fn project<const N: usize>(
     outs: [&mut [f32]; N],
 ) {
     let mut all = weights.into_iter();
-    let outs = outs.map(|out| all.next().map(|weights| (weights, Out::new(weights, x, out))));
+    let outs = outs.map(|out| {
+        all.next()
+            .map(|weights| (weights, Out::new(weights, x, out)))
+    });
     // The blocks of all matrices, one after the other.
     let tasks = weights.iter().map(|weights| weights.blocks()).sum();
     threads.for_each(tasks, |mut task| {
@@ -265,15 +303,13 @@ pub(in crate::backend) fn project<const N: usize>(
 }
 
 /// `activation` of `x` times the transposed `gate` and `x` times the
-/// transposed `up`, `[tokens, count]`. It is given some elements of both, and
-/// leaves in the first what becomes of them.
+/// transposed `up`, element by element: `[tokens, count]`.
 pub(in crate::backend) fn project_gated(
     threads: &Threads,
-    gate: &Bf16Rows,
-    up: &Bf16Rows,
+    [gate, up]: [&Bf16Rows; 2],
     x: &RoundedBf16,
     out: &mut [f32],
-    activation: impl Fn(&mut [f32], &[f32]) + Sync,
+    activation: impl Fn(f32, f32) -> f32 + Sync,
 ) {
     assert_eq!((gate.count, gate.columns), (up.count, up.columns));
     let out = Out::new(gate, x, out);
@@ -301,7 +337,7 @@ pub(in crate::backend) fn project_gated(
                 let gates = unsafe {
                     std::slice::from_raw_parts_mut(start.add(index * out.stride), rows.len())
                 };
-                activation(gates, &ups[..rows.len()]);
+                gate.activate(gates, ups, &activation);
             }
         }
     });

@@ -121,6 +121,8 @@ fn subjects() -> Vec<Subject> {
                     let trained = golden.margin > 0.05 * golden.scale;
                     if trained && (name.ends_with("-4bit") || name.ends_with("-8bit")) {
                         add("", &folder, ROUNDED_UNIT, None);
+                    } else if trained && name.ends_with("-bf16") {
+                        add("", &folder, BF16_UNIT, None);
                     }
                     continue;
                 }

@@ -121,7 +121,12 @@ impl Few<'_> {
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
 fn add(sum: __m512, weights: __m512i, x: __m512i) -> __m512 {
     // SAFETY: vectors of the same bits.
-    let (weights, x) = unsafe { (transmute::<__m512i, __m512bh>(weights), transmute::<__m512i, __m512bh>(x)) };
+    let (weights, x) = unsafe {
+        (
+            transmute::<__m512i, __m512bh>(weights),
+            transmute::<__m512i, __m512bh>(x),
+        )
+    };
     _mm512_dpbf16_ps(sum, weights, x)
 }
 
@@ -132,9 +137,25 @@ fn reduced(sums: [__m512; ROWS]) -> __m128 {
     let [a, b, c, d] = sums.map(|sum| {
         let high = _mm512_extractf64x4_pd::<1>(_mm512_castps_pd(sum));
         let eight = _mm256_add_ps(_mm512_castps512_ps256(sum), _mm256_castpd_ps(high));
-        _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps::<1>(eight))
+        _mm_add_ps(
+            _mm256_castps256_ps128(eight),
+            _mm256_extractf128_ps::<1>(eight),
+        )
     });
     let ab = _mm_add_ps(_mm_unpacklo_ps(a, b), _mm_unpackhi_ps(a, b));
     let cd = _mm_add_ps(_mm_unpacklo_ps(c, d), _mm_unpackhi_ps(c, d));
     _mm_add_ps(_mm_movelh_ps(ab, cd), _mm_movehl_ps(cd, ab))
+}
+
+/// [`super::activate`] by these instructions.
+///
+/// # Safety
+/// They are there.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
+pub(super) unsafe fn activate(
+    gates: &mut [f32],
+    ups: &[f32],
+    activation: impl Fn(f32, f32) -> f32,
+) {
+    super::activate(gates, ups, activation);
 }

@@ -114,20 +114,18 @@ fn a_tokens_products_are_its_own() {
 #[test]
 fn gated_products_are_the_activation_of_both() {
     let (columns, count) = (96, 150);
-    let activation = |gate: &mut [f32], up: &[f32]| {
-        for (gate, up) in gate.iter_mut().zip(up) {
-            *gate = gate.tanh() * up;
-        }
-    };
+    let activation = |gate: f32, up: f32| gate.tanh() * up;
     for kernel in kernels() {
         let [gate, up] = [1, 2].map(|seed| rows(kernel, columns, &noise(count * columns, seed)));
         for tokens in [1, 6, 7, 20] {
             let x = noise(tokens * columns, 8);
             let (mut expected, ups) = (product(&gate, &x), product(&up, &x));
-            activation(&mut expected, &ups);
+            for (gate, up) in expected.iter_mut().zip(ups) {
+                *gate = activation(*gate, up);
+            }
             let mut out = vec![f32::NAN; tokens * count];
             let x = rounded_of(&x, columns);
-            project_gated(&threads(), &gate, &up, &x, &mut out, activation);
+            project_gated(&threads(), [&gate, &up], &x, &mut out, activation);
             assert_eq!(out, expected, "{kernel:?}, {tokens} tokens");
         }
     }
@@ -144,7 +142,11 @@ fn extremes_are_as_they_should_be() {
             let mut x = vec![0.0; 3 * columns];
             x[columns + place] = value;
             let product = product(&weights, &x);
-            assert_eq!((product[0], product[2]), (0.0, 0.0), "the others' are theirs");
+            assert_eq!(
+                (product[0], product[2]),
+                (0.0, 0.0),
+                "the others' are theirs"
+            );
             product[1]
         };
         assert!(of(39, f32::NAN).is_nan() && of(3, f32::NAN).is_nan());
