@@ -60,7 +60,7 @@ fn an_adapter_stays_beside_a_quantized_base() {
     };
     let path = "model.layers.1.self_attn.o_proj";
     let tensors = HashMap::from([
-        (format!("{path}.lora_a"), stored([128, 1], 0.25)),
+        (format!("{path}.lora_a"), stored([64, 1], 0.25)),
         (format!("{path}.lora_b"), stored([1, 64], 0.5)),
     ]);
     write(&folder.path().join("adapters.safetensors"), &tensors);

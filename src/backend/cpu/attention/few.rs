@@ -120,9 +120,8 @@ impl<E: Element> Work for Few<'_, E> {
                 };
                 // Rows one after the other that have all this in common.
                 let same = |row: &usize| {
-                    find(*row).is_some_and(|(other, others)| {
-                        Arc::ptr_eq(page, other) && places == others
-                    })
+                    find(*row)
+                        .is_some_and(|(other, others)| Arc::ptr_eq(page, other) && places == others)
                 };
                 let count = 1 + (row + 1..rows.end).take_while(same).count();
                 let kv = step.kv(step.rows[row]);

@@ -1,6 +1,8 @@
 //! Products by AVX512-BF16.
 
 #![allow(unsafe_code)]
+// Sums of several rows and tokens are walked by their indices.
+#![allow(clippy::needless_range_loop)]
 
 use std::arch::x86_64::*;
 use std::mem::transmute;

@@ -62,7 +62,11 @@ fn to_f16(x: f32) -> f16 {
         .wrapping_sub((127 - 15) << 23)
         .wrapping_add(0xfff + even)
         >> 13;
-    let half = if bits < (127 - 14) << 23 { small } else { large };
+    let half = if bits < (127 - 14) << 23 {
+        small
+    } else {
+        large
+    };
     let half = if bits > 0x7f80_0000 { 0x7e00 } else { half };
     f16::from_bits(half as u16 | sign)
 }
