@@ -25,6 +25,8 @@ struct Few<'a> {
     last: u32,
     /// Bytes to the rows that come next.
     ahead: usize,
+    /// Whether those have yet to come from memory.
+    fetch: bool,
     /// Steps of a row.
     steps: usize,
     /// The tokens' lines, one a step.
@@ -52,6 +54,7 @@ pub(super) unsafe fn multiply(weights: &Bf16Rows, x: &RoundedBf16, part: Part) {
                 }),
                 last: u32::MAX >> (x.steps() * STEP - weights.columns),
                 ahead: 2 * ROWS * weights.columns,
+                fetch: first == part.tokens.start,
                 steps: x.steps(),
                 x: x.lines_from(first),
             };
@@ -93,12 +96,16 @@ impl Few<'_> {
                 false => u32::MAX,
             };
             let mut weights = [_mm512_setzero_si512(); ROWS];
-            for (weights, row) in weights.iter_mut().zip(self.rows) {
+            for (r, weights) in weights.iter_mut().enumerate() {
+                if self.fetch {
+                    // Line after line: four streams come half as fast.
+                    let next = self.ahead + 2 * STEP * (ROWS * step + r);
+                    _mm_prefetch::<_MM_HINT_T0>(self.rows[0].wrapping_add(next).cast());
+                }
                 // SAFETY: of the last step only the columns that there are are
-                // read. What is fetched ahead is not read.
+                // read.
                 unsafe {
-                    let here = row.add(2 * STEP * step);
-                    _mm_prefetch::<_MM_HINT_T0>(here.wrapping_add(self.ahead).cast());
+                    let here = self.rows[r].add(2 * STEP * step);
                     *weights = _mm512_maskz_loadu_epi16(mask, here.cast());
                 }
             }
