@@ -4,7 +4,7 @@
 
 use tempfile::TempDir;
 
-use super::golden::{BF16_UNIT, F32_UNIT, Golden, fixture, tolerance};
+use super::golden::{BF16_UNIT, F32_UNIT, Golden, fixture, tolerance, unit_on};
 use super::*;
 use crate::backend::{Backend, WithBackend, start};
 use crate::model::decoder::Decoder;
@@ -208,8 +208,8 @@ fn the_bytes_of_the_states_are_those_the_backend_holds() {
 fn compare(name: &str, files: &ModelFiles) {
     let golden = Golden::read(&fixture(name));
     let layers = DecoderConfig::load(files).unwrap().layers.len();
-    let tolerance = tolerance(F32_UNIT, layers, golden.scale);
     for &backend in BackendChoice::BUILT_IN {
+        let tolerance = tolerance(unit_on(backend), layers, golden.scale);
         let mut model = load(files, backend, &()).unwrap();
         for case in &golden.prompts {
             for chunk in [case.ids.len(), 3] {

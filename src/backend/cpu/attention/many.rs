@@ -17,7 +17,7 @@ use std::ops::Range;
 use super::exp::{exp2, tanh};
 use super::paged::{Element, Kv, PAGE, padded};
 use super::step::{Rooms, Step};
-use super::vectors::{Machine, Work};
+use super::vectors::{Machine, SIDE, Square, Work};
 
 /// Vectors of queries in a tile.
 const VECTORS: usize = 3;
@@ -126,19 +126,21 @@ impl<E: Element> Work for Many<'_, E> {
                 }
             }
         }
-        for index in 0..n {
-            let (tile, lane) = (index / width, index % width);
-            let sums = &sums[tile * width * padded..][..width * padded];
-            let factor = stats[tile * width * 4 + width + lane].recip();
-            let (row, offset) = (rows.start + index / step.group, index % step.group);
-            // SAFETY: a row and head are in one task; no other part lives.
-            let out = unsafe { step.output.part(row, kv_head) };
-            let out = &mut out[offset * head_dim..][..head_dim];
-            for (out, sums) in out.iter_mut().zip(sums.chunks_exact(width)) {
-                *out = sums[lane] * factor;
-            }
+        let parts = q.chunks_exact_mut(width * head_dim);
+        let parts = parts.zip(sums.chunks_exact_mut(width * padded));
+        let parts = parts.zip(stats.chunks_exact_mut(width * 4)).enumerate();
+        for (index, ((q, sums), stats)) in parts {
+            let tile = Tile::new(step, index * width, &rows, (q, sums, stats, scores));
+            tile.finish(m, step, &rows, kv_head, index * width);
         }
     }
+}
+
+/// `0..len` in parts of [`SIDE`].
+fn blocks(len: usize) -> impl Iterator<Item = Range<usize>> {
+    (0..len)
+        .step_by(SIDE)
+        .map(move |start| start..(start + SIDE).min(len))
 }
 
 impl<'a> Page<'a> {
@@ -195,7 +197,7 @@ impl<'a> Tile<'a> {
     #[inline(always)]
     fn begin<M: Machine>(
         &mut self,
-        _: M,
+        m: M,
         step: &Step<'_>,
         rows: &Range<usize>,
         kv_head: usize,
@@ -204,21 +206,78 @@ impl<'a> Tile<'a> {
         let width = VECTORS * M::LANES;
         self.sums.fill(0.0);
         self.stats.fill(0.0);
-        if self.count < width {
-            self.q.fill(0.0);
-        }
-        for lane in 0..self.count {
+        let place = |lane: usize| {
             let (row, offset) = ((first + lane) / step.group, (first + lane) % step.group);
-            let (row, head) = (rows.start + row, kv_head * step.group + offset);
-            for (q, x) in self.q.chunks_exact_mut(width).zip(step.query(row, head)) {
-                q[lane] = x * step.factor;
-            }
+            (rows.start + row, kv_head * step.group + offset)
+        };
+        for lane in 0..self.count {
+            let (row, head) = place(lane);
             let seen = step.seen(step.rows[row]);
             let (top, total) = step.begin(head);
             // Positions are exact up to 2^24.
             let stats = [top, total, seen.start as f32, seen.end as f32];
             for (place, stat) in self.stats.chunks_exact_mut(width).zip(stats) {
                 place[lane] = stat;
+            }
+        }
+        let mut square = Square([[0.0; SIDE]; SIDE]);
+        for lanes in blocks(width) {
+            for elements in blocks(step.head_dim) {
+                for (lane, to) in lanes.clone().zip(&mut square.0) {
+                    if lane < self.count {
+                        let (row, head) = place(lane);
+                        let query = &step.query(row, head)[elements.clone()];
+                        for (to, x) in to.iter_mut().zip(query) {
+                            *to = x * step.factor;
+                        }
+                    } else {
+                        *to = [0.0; SIDE];
+                    }
+                }
+                m.transpose(&mut square);
+                let places = self.q[elements.start * width..].chunks_exact_mut(width);
+                for (place, from) in places.take(elements.len()).zip(&square.0) {
+                    let place = &mut place[lanes.clone()];
+                    place.copy_from_slice(&from[..place.len()]);
+                }
+            }
+        }
+    }
+
+    /// Writes the weighed means of the values.
+    #[inline(always)]
+    fn finish<M: Machine>(
+        &self,
+        m: M,
+        step: &Step<'_>,
+        rows: &Range<usize>,
+        kv_head: usize,
+        first: usize,
+    ) {
+        let (width, head_dim) = (VECTORS * M::LANES, step.head_dim);
+        let mut square = Square([[0.0; SIDE]; SIDE]);
+        for lanes in blocks(self.count) {
+            let mut factors = [0.0; SIDE];
+            for (factor, total) in factors.iter_mut().zip(&self.stats[width..][lanes.clone()]) {
+                *factor = total.recip();
+            }
+            for elements in blocks(head_dim) {
+                let sums = self.sums[elements.start * width..].chunks_exact(width);
+                for (to, sums) in square.0.iter_mut().zip(sums) {
+                    for ((to, sum), factor) in to.iter_mut().zip(&sums[lanes.clone()]).zip(factors)
+                    {
+                        *to = sum * factor;
+                    }
+                }
+                m.transpose(&mut square);
+                for (lane, from) in lanes.clone().zip(&square.0) {
+                    let (row, offset) = ((first + lane) / step.group, (first + lane) % step.group);
+                    // SAFETY: a row and head are in one task; no other part
+                    // lives.
+                    let out = unsafe { step.output.part(rows.start + row, kv_head) };
+                    let out = &mut out[offset * head_dim..][elements.clone()];
+                    out.copy_from_slice(&from[..out.len()]);
+                }
             }
         }
     }

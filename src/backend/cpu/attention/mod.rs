@@ -16,3 +16,6 @@ pub(super) use exp::{exp, tanh};
 pub use paged::Kv;
 pub(super) use paged::KvElement;
 pub(super) use step::{Scratch, Settings, attention};
+
+#[cfg(test)]
+mod tests;

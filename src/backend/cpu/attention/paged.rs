@@ -8,8 +8,8 @@ use std::sync::Arc;
 use bytemuck::Pod;
 use half::f16;
 
-use super::lines::{Line, zeros};
-use super::vectors::{Instructions, Machine, Work};
+use super::lines::Lines;
+use super::vectors::{Instructions, Machine, SIDE, Square, Work};
 use crate::backend::threads::Threads;
 use crate::backend::{Dtype, RawKv, RawTensor};
 
@@ -52,11 +52,10 @@ pub(super) struct Shape {
 }
 
 /// [`PAGE`] positions. Of each key-value head, the transposed keys
-/// `[head_dim, PAGE]` and the values `[PAGE, padded(head_dim)]`, the padding
-/// zeros. Places that nothing was written to yet, and those that a sequence
-/// which shared the page has written, hold anything.
+/// `[head_dim, PAGE]` and the values `[PAGE, padded(head_dim)]`. What
+/// is beyond a sequence's length and beyond a head's values may be anything.
 #[derive(Clone)]
-pub(super) struct Page(Vec<Line>);
+pub(super) struct Page(Lines);
 
 /// An element of keys and values.
 pub(super) trait Element: Pod + Send + Sync {
@@ -132,7 +131,7 @@ impl Shape {
     #[inline(always)]
     pub(super) fn head<E: Element>(self, page: &Page, head: usize) -> (&[E], &[E]) {
         let (keys_len, head_len) = self.strides();
-        bytemuck::cast_slice(&page.0)[head * head_len..][..head_len].split_at(keys_len)
+        page.0.get()[head * head_len..][..head_len].split_at(keys_len)
     }
 }
 
@@ -315,7 +314,7 @@ impl Kv {
     fn extend(&mut self, positions: usize) -> usize {
         let first = self.len;
         self.len += positions;
-        let empty = || Arc::new(Page(Vec::new()));
+        let empty = || Arc::new(Page(Lines::default()));
         self.pages.resize_with(self.len.div_ceil(PAGE), empty);
         first
     }
@@ -327,7 +326,7 @@ impl Shape {
         let page = Arc::make_mut(page);
         if page.0.is_empty() {
             let (_, head_len) = self.strides();
-            page.0 = zeros::<u8>(self.kv_heads * head_len * element_size);
+            page.0 = Lines::of::<u8>(self.kv_heads * head_len * element_size);
         }
         page
     }
@@ -335,8 +334,10 @@ impl Shape {
     /// The keys and values of each head.
     fn heads_mut<E: Element>(self, page: &mut Page) -> impl Iterator<Item = &mut [E]> {
         let (_, head_len) = self.strides();
-        let elements: &mut [E] = bytemuck::cast_slice_mut(&mut page.0);
-        elements.chunks_exact_mut(head_len).take(self.kv_heads)
+        page.0
+            .get_mut()
+            .chunks_exact_mut(head_len)
+            .take(self.kv_heads)
     }
 }
 
@@ -383,6 +384,9 @@ impl NewRows<'_> {
     }
 }
 
+/// Up to so many rows are written one by one.
+const FEW: usize = 4;
+
 /// Writes a head's keys and values of some rows into a page.
 struct WriteHead<'a, E> {
     shape: Shape,
@@ -410,20 +414,37 @@ impl<E: Element> Work for WriteHead<'_, E> {
             let row = &row[self.head * head_dim..][..head_dim];
             convert(m, row, to);
         }
-        // Blocks of as many positions as dimensions are written so that each
-        // line of the page is written at once.
+        // Squares of positions by elements, so that each line of the page is
+        // written at once.
         let count = self.keys.len() / width;
-        let mut narrow = [[E::zeroed(); LANES]; PAGE];
-        for d in (0..head_dim).step_by(LANES) {
-            let here = LANES.min(head_dim - d);
-            for (row, narrow) in self.keys.chunks_exact(width).zip(&mut narrow) {
-                convert(m, &row[self.head * head_dim + d..][..here], narrow);
+        let mut narrow = [E::zeroed(); SIDE];
+        if count < FEW {
+            for (offset, row) in self.keys.chunks_exact(width).enumerate() {
+                let row = row[self.head * head_dim..][..head_dim].chunks(SIDE);
+                for (row, lines) in row.zip(keys_to.chunks_mut(SIDE * PAGE)) {
+                    convert(m, row, &mut narrow);
+                    for (line, key) in lines.chunks_exact_mut(PAGE).zip(narrow) {
+                        line[self.place + offset] = key;
+                    }
+                }
             }
-            let lines = keys_to[d * PAGE..].chunks_exact_mut(PAGE).take(here);
-            for (offset, line) in lines.enumerate() {
-                let places = &mut line[self.place..self.place + count];
-                for (place, narrow) in places.iter_mut().zip(&narrow) {
-                    *place = narrow[offset];
+            return;
+        }
+        let mut square = Square([[0.0; SIDE]; SIDE]);
+        for d in (0..head_dim).step_by(SIDE) {
+            let here = SIDE.min(head_dim - d);
+            for rows in (0..count).step_by(SIDE) {
+                let places = self.place + rows..self.place + (rows + SIDE).min(count);
+                let keys = self.keys[rows * width..].chunks_exact(width);
+                for (row, to) in keys.zip(&mut square.0) {
+                    to[..here].copy_from_slice(&row[self.head * head_dim + d..][..here]);
+                }
+                m.transpose(&mut square);
+                let lines = keys_to[d * PAGE..].chunks_exact_mut(PAGE).take(here);
+                for (line, from) in lines.zip(&square.0) {
+                    convert(m, from, &mut narrow);
+                    let line = &mut line[places.clone()];
+                    line.copy_from_slice(&narrow[..line.len()]);
                 }
             }
         }
@@ -450,6 +471,3 @@ fn convert<M: Machine, E: Element>(m: M, from: &[f32], to: &mut [E]) {
         }
     }
 }
-
-#[cfg(test)]
-mod tests;

@@ -21,7 +21,7 @@ use crate::backend::threads::Threads;
 
 /// Queries of a task at most: enough to use a page's numbers often, few
 /// enough that what they come to stays in the cache beside it.
-const QUERIES: usize = 96;
+const QUERIES: usize = 192;
 
 /// From so many queries of a sequence on, they are taken as many.
 const MANY: usize = 12;

@@ -15,6 +15,13 @@ use half::f16;
 /// The largest number of 16 bits.
 const LARGEST: f32 = 65_504.0;
 
+/// The longest vectors have so many elements.
+pub(super) const SIDE: usize = 16;
+
+/// A square of numbers.
+#[repr(align(64))]
+pub(super) struct Square(pub(super) [[f32; SIDE]; SIDE]);
+
 /// A machine's vectors of `f32`. Whoever has one may use its instructions.
 pub(super) trait Machine: Copy {
     /// A vector.
@@ -66,6 +73,17 @@ pub(super) trait Machine: Copy {
 
     /// Asks for a line of the cache that is to be read. Any address will do.
     fn prefetch<T>(self, place: *const T);
+
+    /// Rows become columns.
+    #[inline(always)]
+    fn transpose(self, block: &mut Square) {
+        for row in 1..SIDE {
+            for column in 0..row {
+                let (a, b) = (block.0[row][column], block.0[column][row]);
+                (block.0[row][column], block.0[column][row]) = (b, a);
+            }
+        }
+    }
 
     /// The first [`Self::LANES`] of `x`, which has as many.
     #[inline(always)]

@@ -6,7 +6,7 @@ use std::arch::x86_64::*;
 
 use half::f16;
 
-use super::{LARGEST, Machine, Work};
+use super::{LARGEST, Machine, SIDE, Square, Work};
 
 /// Sixteen lanes. Exists only where [`has_avx512`] says so.
 #[derive(Clone, Copy)]
@@ -118,9 +118,56 @@ impl Machine for Avx512 {
     }
 
     #[inline(always)]
+    fn transpose(self, block: &mut Square) {
+        // SAFETY: `self` exists only where the instructions do.
+        unsafe { transpose_avx512(block) };
+    }
+
+    #[inline(always)]
     fn prefetch<T>(self, place: *const T) {
         // SAFETY: a prefetch reads nothing.
         unsafe { _mm_prefetch::<_MM_HINT_T0>(place.cast()) };
+    }
+}
+
+/// [`Machine::transpose`]: four by four, then these blocks.
+///
+/// Asks for `avx512f`.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn transpose_avx512(block: &mut Square) {
+    let mut rows = [_mm512_setzero_ps(); SIDE];
+    for (row, from) in rows.iter_mut().zip(&block.0) {
+        // SAFETY: a row is 16 numbers.
+        *row = unsafe { _mm512_loadu_ps(from.as_ptr()) };
+    }
+    for four in rows.as_chunks_mut::<4>().0 {
+        let low = _mm512_castps_pd(_mm512_unpacklo_ps(four[0], four[1]));
+        let high = _mm512_castps_pd(_mm512_unpackhi_ps(four[0], four[1]));
+        let low_below = _mm512_castps_pd(_mm512_unpacklo_ps(four[2], four[3]));
+        let high_below = _mm512_castps_pd(_mm512_unpackhi_ps(four[2], four[3]));
+        four[0] = _mm512_castpd_ps(_mm512_unpacklo_pd(low, low_below));
+        four[1] = _mm512_castpd_ps(_mm512_unpackhi_pd(low, low_below));
+        four[2] = _mm512_castpd_ps(_mm512_unpacklo_pd(high, high_below));
+        four[3] = _mm512_castpd_ps(_mm512_unpackhi_pd(high, high_below));
+    }
+    // Now block `b` of row `4 g + c` has rows `4 g..` of column `4 b + c`.
+    for c in 0..4 {
+        let even = _mm512_shuffle_f32x4::<0x88>(rows[c], rows[4 + c]);
+        let odd = _mm512_shuffle_f32x4::<0xdd>(rows[c], rows[4 + c]);
+        let even_below = _mm512_shuffle_f32x4::<0x88>(rows[8 + c], rows[12 + c]);
+        let odd_below = _mm512_shuffle_f32x4::<0xdd>(rows[8 + c], rows[12 + c]);
+        let columns = [
+            _mm512_shuffle_f32x4::<0x88>(even, even_below),
+            _mm512_shuffle_f32x4::<0x88>(odd, odd_below),
+            _mm512_shuffle_f32x4::<0xdd>(even, even_below),
+            _mm512_shuffle_f32x4::<0xdd>(odd, odd_below),
+        ];
+        for (b, column) in columns.into_iter().enumerate() {
+            let place: &mut [f32; SIDE] = &mut block.0[4 * b + c];
+            // SAFETY: 16 numbers.
+            unsafe { _mm512_storeu_ps(place.as_mut_ptr(), column) };
+        }
     }
 }
 
