@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 
 use crate::backend::BackendChoice;
+use crate::model::Quantize;
 
 /// The configuration if none is named.
 pub(super) const CONFIG: &str = "config.json";
@@ -87,6 +88,11 @@ pub(super) struct Bench {
     #[arg(long, value_name = "BACKEND", value_parser = backend)]
     pub(super) backend: Option<BackendChoice>,
 
+    /// 4 or 8: quantizes the model's floating-point matrices to so many bits at
+    /// load, as in the configuration.
+    #[arg(long, value_name = "BITS", value_parser = quantize)]
+    pub(super) quantize: Option<Quantize>,
+
     /// One line of JSON instead of a table.
     #[arg(long)]
     pub(super) json: bool,
@@ -102,6 +108,11 @@ pub(super) struct Inspect {
     /// What runs the model, as in the configuration.
     #[arg(long, value_name = "BACKEND", value_parser = backend)]
     pub(super) backend: Option<BackendChoice>,
+
+    /// 4 or 8: quantizes the model's floating-point matrices to so many bits at
+    /// load, as in the configuration.
+    #[arg(long, value_name = "BITS", value_parser = quantize)]
+    pub(super) quantize: Option<Quantize>,
 
     /// One line of JSON instead of a table.
     #[arg(long)]
@@ -153,6 +164,11 @@ fn backend(name: &str) -> Result<BackendChoice, String> {
     })
 }
 
+fn quantize(bits: &str) -> Result<Quantize, String> {
+    let quantize = bits.parse().ok().and_then(Quantize::of_bits);
+    quantize.ok_or_else(|| "write 4 or 8".to_owned())
+}
+
 #[derive(Debug, Args)]
 pub(super) struct Demo {
     /// The port; the first free one from 8080 on if not given.
@@ -195,6 +211,15 @@ mod tests {
             let cli = Cli::try_parse_from(arguments).expect("both orders are fine");
             assert_eq!(cli.config, PathBuf::from("a.json"));
             assert!(matches!(cli.command, Some(Command::Check)));
+        }
+    }
+
+    #[test]
+    fn weights_get_four_bits_or_eight() {
+        assert_eq!(quantize("4"), Ok(Quantize::Four));
+        assert_eq!(quantize("8"), Ok(Quantize::Eight));
+        for wrong in ["", "5", "4.0", "four"] {
+            assert!(quantize(wrong).is_err(), "{wrong:?}");
         }
     }
 

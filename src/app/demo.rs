@@ -72,6 +72,7 @@ fn config(port: u16, tools: &cli::Tools) -> Result<Config, Failure> {
             prefix_cache_bytes: None,
             prefix_cache_dir: None,
             adapter_path: None,
+            quantize: None,
         },
         chat: chat::Settings {
             temperature: 0.0,

@@ -117,6 +117,7 @@ pub(super) fn named(name: &str) -> ModelChoice {
         prefix_cache_bytes: None,
         prefix_cache_dir: None,
         adapter_path: None,
+        quantize: None,
     }
 }
 
@@ -125,13 +126,18 @@ pub(super) fn is_bundled(model: &ModelChoice) -> bool {
     model.model_name.to_string() == demo::MODEL_NAME
 }
 
-/// The model's files, with its adapter's, if it has one.
+/// The model's files, as [`as_chosen`].
 pub(super) async fn model_files(model: &ModelChoice) -> Result<ModelFiles, Failure> {
-    Ok(adapted(own_files(model).await?, model))
+    Ok(as_chosen(own_files(model).await?, model))
 }
 
-/// `files`, with those of the model's adapter, if it has one.
-pub(super) fn adapted(files: ModelFiles, model: &ModelChoice) -> ModelFiles {
+/// `files`, with those of the model's adapter, if it has one, and quantized at
+/// load, if that is wanted.
+pub(super) fn as_chosen(files: ModelFiles, model: &ModelChoice) -> ModelFiles {
+    let files = match model.quantize {
+        Some(quantize) => files.quantized(quantize),
+        None => files,
+    };
     match &model.adapter_path {
         Some(adapter) => files.with_adapter(adapter.clone()),
         None => files,

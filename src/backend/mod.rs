@@ -38,8 +38,8 @@ pub enum BackendChoice {
     /// MLX: on Apple Silicon, and where the feature `mlx` is compiled in.
     Mlx,
     /// candle on Metal or CUDA where compiled in, else the CPU, where products
-    /// of four- and eight-bit weights round activations to eight bits if the
-    /// machine has instructions that gain by it.
+    /// of four- and eight-bit weights round activations to eight bits, and of
+    /// bf16 ones to bf16, if the machine has instructions that gain by it.
     Candle,
     /// The same with activations in f32 throughout on the CPU.
     CandleF32,

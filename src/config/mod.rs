@@ -26,6 +26,7 @@ use std::time::Duration;
 pub use faults::{Fault, Faults};
 
 use crate::backend::BackendChoice;
+use crate::model::Quantize;
 use crate::{chat, logging, mcp, session};
 
 /// Everything the configuration says, checked and complete.
@@ -69,6 +70,9 @@ pub struct ModelChoice {
     pub prefix_cache_dir: Option<PathBuf>,
     /// The folder of a LoRA adapter to the model, by its full path.
     pub adapter_path: Option<PathBuf>,
+    /// What its floating-point matrices become when it is loaded; `None` leaves
+    /// them as they are.
+    pub quantize: Option<Quantize>,
 }
 
 /// Where a model is found.

@@ -14,6 +14,7 @@ use super::{
     BackendChoice, Config, Environment, Faults, Host, Limits, Listen, ModelChoice, ModelName,
 };
 use crate::chat::ChatTemplate;
+use crate::model::Quantize;
 use crate::{chat, logging, session};
 
 /// The keys of the top level.
@@ -36,6 +37,7 @@ pub(super) const KEYS: &[Key] = &[
     optional("prefix_cache_bytes"),
     optional("prefix_cache_dir"),
     optional("adapter_path"),
+    optional("quantize"),
     optional("max_tool_rounds"),
     optional("tool_result_limit"),
     optional("request_timeout_seconds"),
@@ -170,7 +172,18 @@ fn model(c: &mut Context<'_>, top: &Section<'_>, folder: &Path) -> ModelChoice {
             .and_then(|bytes| usize::try_from(bytes).ok()),
         prefix_cache_dir: path(c, top, "prefix_cache_dir", folder),
         adapter_path: path(c, top, "adapter_path", folder),
+        quantize: quantize(c, top),
     }
+}
+
+fn quantize(c: &mut Context<'_>, top: &Section<'_>) -> Option<Quantize> {
+    let bits = top.number(
+        c,
+        "quantize",
+        "4 or 8, the bits of a weight, or leave it out",
+        |bits| bits == 4.0 || bits == 8.0,
+    )?;
+    Quantize::of_bits(bits as u64)
 }
 
 /// The path at `key`, where relative ones are `folder`'s.

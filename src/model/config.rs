@@ -64,6 +64,9 @@ pub struct DecoderConfig {
     pub tied_embeddings: Option<bool>,
     /// How matrices are quantized unless they are stored unquantized.
     pub quantizations: Quantizations,
+    /// What the names of matrices end in that mlx-lm quantizes to 8 bits
+    /// however few the others get.
+    pub eight_bits: &'static [&'static str],
 }
 
 /// What all layers' attention has in common.

@@ -12,6 +12,7 @@ use super::config::DecoderConfig;
 use super::files::ModelFiles;
 use super::layer::{Layer, Part, Rotations};
 use super::linear::{Linear, Loader};
+use super::quantize::Quantizer;
 use super::sequence::Sequence;
 use super::weights::Weights;
 use super::{Input, KvLayout, Logits, Model, ModelError, ModelInfo, SequenceId, Step, Tokens};
@@ -66,12 +67,14 @@ impl<B: Backend> Decoder<B> {
             Some(files) => Some(Adapter::open(&files)?),
             None => None,
         };
+        let quantizer = files.quantize().map(|bits| Quantizer::new(bits, &config));
         progress.begin(weights.total_bytes(), weights.files());
         let loader = Loader {
             backend: &backend,
             weights: &weights,
             config: &config,
             adapter: adapter.as_ref(),
+            quantizer: quantizer.as_ref(),
         };
         let (hidden, vocabulary) = (config.hidden_size, config.vocabulary_size);
         let embedding = loader.matrix("model.embed_tokens", vocabulary, hidden)?;
@@ -94,6 +97,9 @@ impl<B: Backend> Decoder<B> {
         }
         progress.advance("", weights.take_loaded());
         progress.done();
+        if let Some(quantizer) = &quantizer {
+            quantizer.report();
+        }
         backend.loaded()?;
         Ok(Self {
             info: info(&backend, &config, &norm, weights.parameters()),

@@ -5,18 +5,31 @@ use super::config::DecoderConfig;
 use super::decoder::info;
 use super::files::ModelFiles;
 use super::linear::Loader;
+use super::quantize::Quantizer;
 use super::weights::Weights;
 use super::{ModelError, ModelInfo};
-use crate::backend::{self, Backend, BackendChoice, WithBackend};
+use crate::backend::{self, Backend, BackendChoice, Dtype, WithBackend};
 
 /// What a model is and how much of it there is.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Description {
     /// What it would be, loaded.
     pub info: ModelInfo,
-    /// Bytes of its weights as they are stored, which is what they take in
-    /// memory wherever the backend computes with them as they are.
+    /// Bytes of its weights as they are stored or as they are quantized at
+    /// load, which is what they take in memory wherever the backend computes
+    /// with them as they are.
     pub stored_bytes: u64,
+    /// What is quantized at load, if anything is.
+    pub quantized: Option<Quantized>,
+}
+
+/// Quantization at load.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Quantized {
+    /// The type that the largest matrix is stored in.
+    pub from: Dtype,
+    /// Bits that most of them get.
+    pub bits: usize,
 }
 
 impl Description {
@@ -35,30 +48,47 @@ impl Description {
 pub fn describe(files: &ModelFiles, backend: BackendChoice) -> Result<Description, ModelError> {
     let config = DecoderConfig::load(files)?;
     let weights = Weights::open(files)?;
-    backend::start(backend, Describe { config, weights })?
+    let quantizer = files.quantize().map(|bits| Quantizer::new(bits, &config));
+    let work = Describe {
+        config,
+        weights,
+        quantizer,
+    };
+    backend::start(backend, work)?
 }
 
 struct Describe {
     config: DecoderConfig,
     weights: Weights,
+    quantizer: Option<Quantizer>,
 }
 
 impl WithBackend for Describe {
     type Output = Result<Description, ModelError>;
 
     fn with<B: Backend>(self, backend: B) -> Self::Output {
-        let Self { config, weights } = self;
+        let Self {
+            config,
+            weights,
+            quantizer,
+        } = self;
         let loader = Loader {
             backend: &backend,
             weights: &weights,
             config: &config,
             adapter: None,
+            quantizer: None,
         };
         let norm = loader.last_norm()?;
-        let (parameters, stored_bytes) = weights.footprint(&config);
+        let footprint = weights.footprint(&config, quantizer.as_ref());
+        let quantized = footprint.quantized.zip(quantizer);
         Ok(Description {
-            info: info(&backend, &config, &norm, parameters),
-            stored_bytes,
+            info: info(&backend, &config, &norm, footprint.parameters),
+            stored_bytes: footprint.bytes,
+            quantized: quantized.map(|(from, quantizer)| Quantized {
+                from,
+                bits: quantizer.asked().bits(),
+            }),
         })
     }
 }
@@ -92,6 +122,21 @@ mod tests {
                 assert_eq!(&described.info, loaded.info());
             }
         }
+        // Quantized at load, every weight is counted and bytes are fewer.
+        let dense = golden("llama-window-bf16");
+        let files = dense.clone().quantized(model::Quantize::Four);
+        let described = describe(&files, BackendChoice::Candle).unwrap();
+        let loaded = model::load(&files, BackendChoice::Candle, &()).unwrap();
+        assert_eq!(&described.info, loaded.info());
+        let quantized = Quantized {
+            from: Dtype::Bf16,
+            bits: 4,
+        };
+        assert_eq!(described.quantized, Some(quantized));
+        let bits = described.bits_per_weight();
+        assert!((4.5..6.0).contains(&bits), "{bits}");
+        let stored = describe(&dense, BackendChoice::Candle).unwrap();
+        assert_eq!((stored.quantized, stored.bits_per_weight()), (None, 16.0));
         let bits = |name| describe(&golden(name), BackendChoice::Candle).unwrap();
         assert_eq!(bits("qwen3-bf16").bits_per_weight(), 16.0);
     }

@@ -4,6 +4,7 @@
 use std::io::ErrorKind;
 use std::path::PathBuf;
 
+use super::quantize::Quantize;
 use crate::blob::Blob;
 
 /// A model's files.
@@ -15,6 +16,8 @@ pub enum ModelFiles {
     Embedded(&'static [(&'static str, &'static [u8])]),
     /// Those of a model, and the folder of an adapter to it.
     Adapted(Box<ModelFiles>, PathBuf),
+    /// Those of a model whose matrices are quantized when they are loaded.
+    Quantized(Box<ModelFiles>, Quantize),
 }
 
 /// A model file that cannot be had.
@@ -47,6 +50,23 @@ impl ModelFiles {
     pub fn adapter(&self) -> Option<Self> {
         match self {
             Self::Adapted(_, adapter) => Some(Self::Folder(adapter.clone())),
+            Self::Quantized(model, _) => model.adapter(),
+            Self::Folder(_) | Self::Embedded(_) => None,
+        }
+    }
+
+    /// The same model, quantized when it is loaded.
+    #[must_use]
+    pub fn quantized(self, quantize: Quantize) -> Self {
+        Self::Quantized(Box::new(self), quantize)
+    }
+
+    /// What the model's matrices are to be quantized to when they are loaded,
+    /// if they are.
+    pub fn quantize(&self) -> Option<Quantize> {
+        match self {
+            Self::Quantized(_, quantize) => Some(*quantize),
+            Self::Adapted(model, _) => model.quantize(),
             Self::Folder(_) | Self::Embedded(_) => None,
         }
     }
@@ -65,7 +85,7 @@ impl ModelFiles {
                 .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
                 .collect(),
             Self::Embedded(files) => files.iter().map(|(name, _)| (*name).to_owned()).collect(),
-            Self::Adapted(model, _) => return model.names(),
+            Self::Adapted(model, _) | Self::Quantized(model, _) => return model.names(),
         };
         names.sort();
         Ok(names)
@@ -89,7 +109,7 @@ impl ModelFiles {
                 .find(|(known, _)| *known == name)
                 .map(|(_, bytes)| Blob::from_static(bytes))
                 .ok_or_else(|| FilesError::Missing(name.to_owned())),
-            Self::Adapted(model, _) => model.open(name),
+            Self::Adapted(model, _) | Self::Quantized(model, _) => model.open(name),
         }
     }
 

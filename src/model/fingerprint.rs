@@ -60,7 +60,8 @@ impl ModelFiles {
     ///   than what is saved by knowing;
     /// - of an embedded one, its bytes: there is no time to tell it by.
     ///
-    /// With an adapter, it is the two folders' together.
+    /// With an adapter, it is the two folders' together; quantized at load, it
+    /// is another for every number of bits.
     ///
     /// # Errors
     /// If a file cannot be read.
@@ -70,6 +71,12 @@ impl ModelFiles {
             for files in [model.as_ref(), &Self::Folder(adapter.clone())] {
                 hash.update(files.fingerprint()?.as_bytes());
             }
+            return Ok(Fingerprint(hash.finalize().into()));
+        }
+        if let Self::Quantized(model, quantize) = self {
+            hash.update(model.fingerprint()?.as_bytes());
+            part(&mut hash, b"quantize");
+            hash.update((quantize.bits() as u64).to_le_bytes());
             return Ok(Fingerprint(hash.finalize().into()));
         }
         let version = concat!(env!("CARGO_PKG_NAME"), " ", env!("CARGO_PKG_VERSION"));
@@ -128,6 +135,7 @@ mod tests {
     use std::time::{Duration, SystemTime};
 
     use super::*;
+    use crate::model::Quantize;
 
     /// A file whose safetensors header says nothing and takes 8 bytes.
     fn weights(length: usize) -> Vec<u8> {
@@ -208,6 +216,19 @@ mod tests {
         };
         assert_eq!(of(large), of(large.to_vec().leak()));
         assert_ne!(of(large), of(other.leak()));
+    }
+
+    #[test]
+    fn a_model_quantized_at_load_is_another() {
+        let files = ModelFiles::Embedded(&[("model.safetensors", b"?")]);
+        let of = |files: &ModelFiles| files.fingerprint().unwrap();
+        let four = of(&files.clone().quantized(Quantize::Four));
+        let eight = of(&files.clone().quantized(Quantize::Eight));
+        let all = [of(&files), four, eight];
+        assert!(
+            all[0] != four && all[0] != eight && four != eight,
+            "{all:?}"
+        );
     }
 
     #[test]

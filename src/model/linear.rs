@@ -3,6 +3,7 @@
 use super::ModelError;
 use super::adapter::Adapter;
 use super::config::{DecoderConfig, ExpertsConfig, OperatorConfig};
+use super::quantize::Quantizer;
 use super::rows::Rows;
 use super::weights::Weights;
 use crate::backend::{Backend, ExpertBiases, ExpertWeights, MatrixWeights, RawTensor};
@@ -13,6 +14,8 @@ pub(super) struct Loader<'a, B: Backend> {
     pub(super) weights: &'a Weights,
     pub(super) config: &'a DecoderConfig,
     pub(super) adapter: Option<&'a Adapter>,
+    /// What becomes of matrices that are stored in floating point.
+    pub(super) quantizer: Option<&'a Quantizer>,
 }
 
 /// `[T, in]` to `[T, out]`.
@@ -169,9 +172,15 @@ impl<B: Backend> Loader<'_, B> {
         Ok(self.backend.matrix(self.stored(name, &[rows, columns])?)?)
     }
 
+    /// A matrix as it is stored, or quantized, if that is wanted.
     fn stored(&self, name: &str, shape: &[usize]) -> Result<MatrixWeights, ModelError> {
         let quantizations = &self.config.quantizations;
-        self.weights.matrix(&self.full(name), shape, quantizations)
+        let name = self.full(name);
+        let stored = self.weights.matrix(&name, shape, quantizations)?;
+        Ok(match self.quantizer {
+            Some(quantizer) => quantizer.matrix(&name, stored),
+            None => stored,
+        })
     }
 
     /// A projection `[columns]` to `[rows]`.

@@ -10,6 +10,7 @@ mod fingerprint;
 mod layer;
 mod linear;
 mod quantization;
+mod quantize;
 mod rope;
 mod rows;
 mod sequence;
@@ -18,9 +19,10 @@ mod weights;
 
 pub use crate::backend::{Draw, Dtype, RawKv, RawTensor, Sampler};
 pub use config::{ConfigError, DecoderConfig, end_of_sequence_ids};
-pub use describe::{Description, describe};
+pub use describe::{Description, Quantized, describe};
 pub use files::{FilesError, ModelFiles};
 pub use fingerprint::Fingerprint;
+pub use quantize::Quantize;
 pub use tokenizer::{Tokenizer, TokenizerError};
 
 use crate::backend::{self, Backend, BackendChoice, BackendError, MemoryUse, WithBackend};

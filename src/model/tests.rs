@@ -16,6 +16,7 @@ use super::*;
 mod adapters;
 mod golden;
 mod not_numbers;
+mod quantized;
 mod restored;
 mod states;
 

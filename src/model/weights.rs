@@ -11,6 +11,7 @@ use super::ModelError;
 use super::config::DecoderConfig;
 use super::files::ModelFiles;
 use super::quantization::{Quantization, Quantizations};
+use super::quantize::Quantizer;
 use crate::backend::{Dtype, MatrixWeights, RawTensor};
 
 /// The file that says which tensor is in which shard.
@@ -27,6 +28,16 @@ pub(super) struct Weights {
     loaded: Cell<u64>,
     /// Numbers given out so far, quantized ones counted one by one.
     parameters: Cell<u64>,
+}
+
+/// What a decoder takes.
+pub(super) struct Footprint {
+    /// How many weights, quantized ones counted one by one.
+    pub(super) parameters: u64,
+    /// The bytes they are stored in, or get when they are quantized at load.
+    pub(super) bytes: u64,
+    /// If some are, the type the largest matrix of them is stored in.
+    pub(super) quantized: Option<Dtype>,
 }
 
 struct Entry {
@@ -134,11 +145,14 @@ impl Weights {
         self.loaded.take()
     }
 
-    /// How many weights the decoder has, quantized ones counted one by one, and
-    /// the bytes they are stored in. Others may be stored beside them, such as
-    /// those that look at pictures.
-    pub(super) fn footprint(&self, config: &DecoderConfig) -> (u64, u64) {
-        let (mut parameters, mut bytes) = (0, 0);
+    /// How much of the weights is the decoder's. Others may be stored beside
+    /// them, such as those that look at pictures.
+    pub(super) fn footprint(
+        &self,
+        config: &DecoderConfig,
+        quantizer: Option<&Quantizer>,
+    ) -> Footprint {
+        let (mut parameters, mut bytes, mut largest) = (0, 0, None);
         for (name, entry) in &self.tensors {
             let (Some(own), Ok(tensor)) = (name.strip_prefix(config.prefix), &entry.tensor) else {
                 continue;
@@ -147,17 +161,27 @@ impl Weights {
             if tied || !(own.starts_with("model.") || own.starts_with("lm_head.")) {
                 continue;
             }
-            bytes += tensor.bytes.len() as u64;
             let (of, part) = name.rsplit_once('.').unwrap_or((name, ""));
             let elements: usize = tensor.shape.iter().product();
             let quantized = self.has(&format!("{of}.scales"));
+            let at_load = quantizer
+                .filter(|_| part == "weight" && !quantized)
+                .and_then(|quantizer| quantizer.bytes(of, tensor));
+            bytes += at_load.unwrap_or(tensor.bytes.len() as u64);
+            if at_load.is_some() && largest.is_none_or(|(most, _)| elements > most) {
+                largest = Some((elements, tensor.dtype));
+            }
             parameters += match (part, quantized, config.quantizations.of(of)) {
                 ("weight", true, Some(format)) => elements * 32 / format.bits(),
                 ("scales" | "biases", true, _) => 0,
                 _ => elements,
             } as u64;
         }
-        (parameters, bytes)
+        Footprint {
+            parameters,
+            bytes,
+            quantized: largest.map(|(_, dtype)| dtype),
+        }
     }
 
     /// How many weights were given out, quantized ones counted one by one.

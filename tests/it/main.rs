@@ -32,6 +32,8 @@ mod mlx;
 mod preamble;
 // Prompts that the bundled model answers with the bundled tools.
 mod prompts;
+// Weights that are quantized when they are loaded.
+mod quantize;
 // MCP servers written by others.
 mod real_servers;
 // MCP servers that misbehave.

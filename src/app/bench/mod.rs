@@ -27,6 +27,9 @@ pub(super) async fn run(config: &Path, options: cli::Bench) -> Result<(), Failur
     if let Some(backend) = options.backend {
         choice.backend = backend;
     }
+    if let Some(quantize) = options.quantize {
+        choice.quantize = Some(quantize);
+    }
     // Nothing is to be there already.
     choice.prefix_cache_dir = None;
     let files = model_files(&choice).await?;

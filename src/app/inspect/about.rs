@@ -10,12 +10,14 @@ use crate::chat::ChatTemplate;
 use crate::chat::formats::ToolFormat;
 use crate::chat::template::TemplateError;
 use crate::config::ModelChoice;
-use crate::model::{Description, ModelFiles, Tokenizer};
+use crate::model::{Description, Dtype, ModelFiles, Quantized, Tokenizer};
 
 /// Everything that is told of a model.
 pub(super) struct About {
     name: String,
     description: Description,
+    /// Whether it is to be quantized at load.
+    quantizes: bool,
     /// Tokens of context that one conversation may have here.
     context: usize,
     memory: Option<Memory>,
@@ -62,6 +64,7 @@ impl About {
         let made_for = description.info.context_length;
         Self {
             name: choice.model_name.to_string(),
+            quantizes: choice.quantize.is_some(),
             context: choice
                 .context_length
                 .map_or(made_for, |asked| asked.min(made_for)),
@@ -109,6 +112,17 @@ impl About {
         })
     }
 
+    /// What is added to a line on the bits of its weights.
+    fn at_load(&self) -> String {
+        match (self.quantizes, self.description.quantized) {
+            (_, Some(Quantized { from, bits })) => {
+                format!("; {}, quantized to {bits} bits at load", type_name(from))
+            }
+            (true, None) => "; nothing is left to quantize at load".to_owned(),
+            (false, None) => String::new(),
+        }
+    }
+
     /// One line of JSON.
     pub(super) fn json(&self) -> String {
         let info = &self.description.info;
@@ -124,6 +138,10 @@ impl About {
             "family": info.family,
             "parameters": info.parameters,
             "bits_per_weight": bits,
+            "quantized_at_load": self.description.quantized.map(|quantized| json!({
+                "from": type_name(quantized.from),
+                "bits": quantized.bits,
+            })),
             "context_length": info.context_length,
             "backend": info.backend,
             "tool_format": self.template.as_ref().map(|template| &template.format),
@@ -157,7 +175,11 @@ impl About {
         row("family", info.family.clone());
         row("parameters", count(info.parameters));
         let bits = self.description.bits_per_weight();
-        row("bits", format!("{bits:.2} a weight, scales included"));
+        let at_load = self.at_load();
+        row(
+            "bits",
+            format!("{bits:.2} a weight, scales included{at_load}"),
+        );
         row("context", format!("{} tokens", info.context_length));
         row("backend", info.backend.clone());
         if let Some(template) = &self.template {
@@ -210,6 +232,17 @@ impl About {
     }
 }
 
+/// What a type of weights is called.
+fn type_name(dtype: Dtype) -> &'static str {
+    match dtype {
+        Dtype::F32 => "f32",
+        Dtype::F16 => "f16",
+        Dtype::Bf16 => "bf16",
+        Dtype::U32 => "u32",
+        Dtype::U8 => "u8",
+    }
+}
+
 /// A form's name, as in `qwen3-coder`.
 fn name_of(format: ToolFormat) -> String {
     let mut name = String::new();
@@ -251,6 +284,7 @@ mod tests {
         let described = model::describe(&demo::files(), BackendChoice::Candle);
         About {
             name: "demo".to_owned(),
+            quantizes: false,
             description: described.expect("the bundled model can be described"),
             context: 4096,
             memory: (available > 0).then_some(Memory {

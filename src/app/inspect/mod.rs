@@ -11,7 +11,7 @@ use std::path::Path;
 
 use serde_json::{Map, Value, json};
 
-use super::host::{adapted, is_bundled, model_files, named};
+use super::host::{as_chosen, is_bundled, model_files, named};
 use super::{Failure, cli, load_config, print, print_exactly};
 use crate::chat::{Arguments, ChatTemplate, Message, ToolCall, WholeReply};
 use crate::config::{ModelChoice, ModelName};
@@ -69,6 +69,9 @@ async fn subject(
     if let Some(backend) = options.backend {
         choice.backend = backend;
     }
+    if let Some(quantize) = options.quantize {
+        choice.quantize = Some(quantize);
+    }
     Ok((choice, args))
 }
 
@@ -89,7 +92,7 @@ fn applies(config: &Path, choice: &ModelChoice, options: &cli::Inspect) -> bool 
 async fn files(choice: &ModelChoice) -> Result<ModelFiles, Failure> {
     match &choice.model_name {
         ModelName::Folder(folder) if folder.is_dir() && !is_bundled(choice) => {
-            Ok(adapted(ModelFiles::Folder(folder.clone()), choice))
+            Ok(as_chosen(ModelFiles::Folder(folder.clone()), choice))
         }
         _ => model_files(choice).await,
     }

@@ -2,13 +2,15 @@
 //!
 //! Activations are `f32`. Four- and eight-bit weights are repacked for integer
 //! products (`tiles`), with activations rounded to eight bits; others stay
-//! packed where the file was mapped (`product`). Keys and values are kept in
+//! where the file was mapped, bf16 ones for products with activations of their
+//! type (`bf16`), the rest packed (`product`). Keys and values are kept in
 //! pages that sequences share (`attention`). What a step's operations need is
 //! used again by the next ones (`array`), and all threads work on one
 //! operation at a time (`super::threads`).
 
 mod array;
 mod attention;
+mod bf16;
 mod elementwise;
 mod experts;
 mod product;
@@ -38,11 +40,11 @@ pub use weights::Matrix;
 /// What comes of an operation, or why it cannot be done.
 type Result<T, E = String> = std::result::Result<T, E>;
 
-/// How four- and eight-bit weights meet activations.
+/// How four- and eight-bit weights and bf16 ones meet activations.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Products {
-    /// Activations are rounded to eight bits, a scale for each group, where the
-    /// machine has instructions that gain by it.
+    /// Activations are rounded to eight bits, a scale for each group, or to
+    /// bf16, where the machine has instructions that gain by it.
     Rounded,
     /// Weights are unpacked to `f32`.
     F32,

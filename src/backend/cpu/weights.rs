@@ -2,9 +2,12 @@
 //! table that embeds tokens.
 //!
 //! Four- and eight-bit weights are repacked into tiles for integer products.
-//! Others stay where the file was mapped and rows are unpacked on the way into
-//! a product. Either way a model takes the memory of its file.
+//! Others stay where the file was mapped: bf16 ones meet activations of their
+//! own type where the processor multiplies such numbers, and rows of the rest
+//! are unpacked on the way into a product. Either way a model takes the memory
+//! of its file.
 
+use super::bf16::{self, Bf16Rows, RoundedBf16};
 use super::elementwise::activate;
 use super::tiles::{self, Rounded, Scales, Stored, Tiles};
 use super::{Array, Cpu, Products, Result, product};
@@ -18,6 +21,8 @@ pub struct Matrix(Rows);
 enum Rows {
     /// For integer products.
     Tiles(Tiles),
+    /// For products of bf16.
+    Bf16(Bf16Rows),
     /// As it is stored.
     Packed(PackedRows),
 }
@@ -28,6 +33,11 @@ impl Matrix {
             Products::Rounded if tiles::are_fast() => in_tiles(&weights, &cpu.threads),
             _ => None,
         };
+        if let (Products::Rounded, true) = (cpu.products, bf16::are_fast())
+            && let Some(rows) = in_bf16(&weights)
+        {
+            return Ok(Self(Rows::Bf16(rows)));
+        }
         Ok(Self(match tiles {
             Some(tiles) => Rows::Tiles(tiles),
             None => Rows::Packed(PackedRows::new(weights)?),
@@ -38,6 +48,7 @@ impl Matrix {
     pub(super) fn count(&self) -> usize {
         match &self.0 {
             Rows::Tiles(tiles) => tiles.count,
+            Rows::Bf16(rows) => rows.count(),
             Rows::Packed(rows) => rows.count,
         }
     }
@@ -46,6 +57,7 @@ impl Matrix {
     pub(super) fn columns(&self) -> usize {
         match &self.0 {
             Rows::Tiles(tiles) => tiles.columns,
+            Rows::Bf16(rows) => rows.columns(),
             Rows::Packed(rows) => rows.columns,
         }
     }
@@ -55,8 +67,20 @@ impl Matrix {
     pub(super) fn unpack(&self, row: usize, out: &mut [f32]) {
         match &self.0 {
             Rows::Tiles(tiles) => tiles.unpack(row, out),
+            Rows::Bf16(rows) => rows.unpack(row, out),
             Rows::Packed(rows) => rows.unpack(row, out),
         }
+    }
+}
+
+/// The weights for products of bf16, if they are of that type.
+fn in_bf16(weights: &MatrixWeights) -> Option<Bf16Rows> {
+    match weights {
+        MatrixWeights::Dense(raw) if raw.dtype == Dtype::Bf16 => match raw.shape[..] {
+            [count, columns] => Bf16Rows::new(count, columns, raw.bytes.clone()),
+            _ => None,
+        },
+        _ => None,
     }
 }
 
@@ -100,6 +124,9 @@ pub(super) struct Scratch {
     rounded: Rounded,
     /// Which content was rounded last, in groups of so many columns.
     holds: Option<(u64, usize)>,
+    halves: RoundedBf16,
+    /// Which content was rounded to bf16 last.
+    halves_hold: Option<u64>,
     packed: product::Scratch,
 }
 
@@ -118,8 +145,17 @@ impl Scratch {
             tiles::project(threads, &tiles, rounded, &mut outs);
             return;
         }
+        if let Some(rows) = all_in_bf16(matrices) {
+            let x = self.halve(threads, x);
+            bf16::project(threads, rows, x, outs);
+            return;
+        }
         for (matrix, out) in matrices.into_iter().zip(outs) {
             match &matrix.0 {
+                Rows::Bf16(rows) => {
+                    let x = self.halve(threads, x);
+                    bf16::project(threads, [rows], x, [out]);
+                }
                 Rows::Tiles(tiles) => {
                     let rounded = self.round(threads, x, tiles.group_size);
                     tiles::project(threads, &[tiles], rounded, &mut [out]);
@@ -132,7 +168,7 @@ impl Scratch {
     }
 
     /// The activation of `x`'s product with `gate`, times the one with `up`,
-    /// into `out`, if both are in tiles. Whether they are.
+    /// into `out`, if both are in tiles or in bf16. Whether they are.
     pub(super) fn project_gated(
         &mut self,
         threads: &Threads,
@@ -141,6 +177,36 @@ impl Scratch {
         activation: Activation,
         out: &mut [f32],
     ) -> bool {
+        if let Some([gate, up]) = all_in_bf16([gate, up]) {
+            let x = self.halve(threads, x);
+            match activation {
+                Activation::Silu => bf16::project_gated(
+                    threads,
+                    [gate, up],
+                    x,
+                    out,
+                    #[inline(always)]
+                    |gate, up| activate(Activation::Silu, gate, up),
+                ),
+                Activation::GeluTanh => bf16::project_gated(
+                    threads,
+                    [gate, up],
+                    x,
+                    out,
+                    #[inline(always)]
+                    |gate, up| activate(Activation::GeluTanh, gate, up),
+                ),
+                Activation::ClampedSilu => bf16::project_gated(
+                    threads,
+                    [gate, up],
+                    x,
+                    out,
+                    #[inline(always)]
+                    |gate, up| activate(Activation::ClampedSilu, gate, up),
+                ),
+            }
+            return true;
+        }
         let Some(([gate, up], group_size)) = all_in_tiles([gate, up]) else {
             return false;
         };
@@ -183,6 +249,32 @@ impl Scratch {
         }
         &self.rounded
     }
+
+    /// `x` rounded to bf16, once for several products of the same activations.
+    fn halve(&mut self, threads: &Threads, x: &Array) -> &RoundedBf16 {
+        let holds = Some(x.content());
+        if self.halves_hold != holds {
+            let columns = x.shape()[x.shape().len() - 1];
+            self.halves.round(threads, x, columns);
+            self.halves_hold = holds;
+        }
+        &self.halves
+    }
+}
+
+/// The matrices' rows, if all are in bf16.
+fn all_in_bf16<const N: usize>(matrices: [&Matrix; N]) -> Option<[&Bf16Rows; N]> {
+    let Rows::Bf16(first) = &matrices.first()?.0 else {
+        return None;
+    };
+    let mut all = [first; N];
+    for (all, matrix) in all.iter_mut().zip(matrices) {
+        match &matrix.0 {
+            Rows::Bf16(rows) => *all = rows,
+            _ => return None,
+        }
+    }
+    Some(all)
 }
 
 /// The matrices' tiles and the size of their groups, if all have such and of

@@ -22,6 +22,7 @@ const FAMILIES: [(&str, Family); 21] = [
         "qwen3_moe",
         Family {
             experts: Some(ExpertFamily::QWEN),
+            eight_bits: &["mlp.gate"],
             ..QWEN3
         },
     ),
@@ -88,7 +89,13 @@ const FAMILIES: [(&str, Family); 21] = [
             ..Family::LLAMA
         },
     ),
-    ("granite", Family::LLAMA),
+    (
+        "granite",
+        Family {
+            eight_bits: &["self_attn.o_proj", "mlp.down_proj", "lm_head"],
+            ..Family::LLAMA
+        },
+    ),
     ("granitemoehybrid", Family::LLAMA),
     ("olmo2", OLMO2),
     (
@@ -107,6 +114,7 @@ const FAMILIES: [(&str, Family); 21] = [
             activation: Activation::ClampedSilu,
             experts: Some(ExpertFamily::GPT_OSS),
             sinks: true,
+            eight_bits: &["router"],
             ..Family::LLAMA
         },
     ),
@@ -158,6 +166,7 @@ const QWEN3: Family = Family {
 const QWEN3_DELTA: Family = Family {
     operators: Operators::DeltaNets { fused: false },
     output_gate: true,
+    eight_bits: &["mlp.gate", "shared_expert_gate"],
     ..QWEN3
 };
 
@@ -246,6 +255,9 @@ pub(super) struct Family {
     /// Whether an output projection that is stored counts even where
     /// `tie_word_embeddings` says there is none.
     pub(super) stored_output_counts: bool,
+    /// What the names of matrices end in that mlx-lm quantizes to 8 bits
+    /// however few the others get.
+    pub(super) eight_bits: &'static [&'static str],
     /// Numbers that `config.json` may leave out.
     pub(super) defaults: &'static [(&'static str, f64)],
 }
@@ -398,6 +410,7 @@ impl Family {
         ropes: Ropes::Alike,
         no_rope_every: None,
         stored_output_counts: false,
+        eight_bits: &[],
         defaults: &[],
     };
     const MISTRAL: Self = Self {

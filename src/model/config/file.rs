@@ -213,6 +213,7 @@ impl File {
                 .tie_word_embeddings
                 .filter(|_| !family.stored_output_counts),
             quantizations: self.quantizations()?,
+            eight_bits: family.eight_bits,
             family: self.name,
         })
     }

@@ -63,7 +63,7 @@ pub(super) fn tolerance(unit: f32, layers: usize, scale: f32) -> f32 {
 }
 
 pub(super) const BF16_UNIT: f32 = 1.0 / 512.0;
-const F16_UNIT: f32 = 1.0 / 4096.0;
+pub(super) const F16_UNIT: f32 = 1.0 / 4096.0;
 /// Of f32 it is 2^-25, but sums of some hundred terms are taken in another
 /// order than the reference's: sqrt(256) times that.
 pub(super) const F32_UNIT: f32 = 16.0 / 33_554_432.0;
@@ -79,7 +79,7 @@ pub(super) fn unit_on(backend: BackendChoice) -> f32 {
 
 /// Half a 127th of the largest activation of its group, which is some three
 /// times as large as the others.
-const ROUNDED_UNIT: f32 = 1.0 / 128.0;
+pub(super) const ROUNDED_UNIT: f32 = 1.0 / 128.0;
 
 /// Every fixture on every backend: as it is stored, and where the backend
 /// computes in the type of the weights, once more with those in f32, so that
