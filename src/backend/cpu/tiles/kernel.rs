@@ -6,15 +6,11 @@
 #![allow(unsafe_code)]
 
 use std::ops::Range;
-use std::sync::LazyLock;
 
-use super::activations::{MOST, Rounded, Span};
-#[cfg(target_arch = "aarch64")]
-use super::neon;
+use super::activations::{MOST, Rounded};
+use super::instructions::{BEST, Instructions, by_count};
 use super::shared::Shared;
-use super::{TileRows, Tiles, WIDTH, portable};
-#[cfg(target_arch = "x86_64")]
-use super::{avx2, avx512};
+use super::{Tiles, WIDTH};
 use crate::backend::threads::Threads;
 
 /// Bytes of activations that a thread multiplies with all of its tiles before
@@ -24,45 +20,6 @@ const BLOCK: usize = 256 << 10;
 
 /// So many matrices are multiplied together, and no more.
 const TOGETHER: usize = 4;
-
-/// The products of a tile with a span's tokens.
-type Products = [[f32; WIDTH]; MOST];
-
-/// The instructions that products are made with.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Instructions {
-    Portable,
-    #[cfg(target_arch = "x86_64")]
-    Avx2,
-    #[cfg(target_arch = "x86_64")]
-    AvxVnni,
-    #[cfg(target_arch = "x86_64")]
-    Avx512,
-    #[cfg(target_arch = "aarch64")]
-    Neon,
-    /// With products of unsigned bytes with signed ones.
-    #[cfg(target_arch = "aarch64")]
-    NeonMixed,
-}
-
-/// The best of this machine.
-static BEST: LazyLock<Instructions> = LazyLock::new(|| {
-    #[cfg(target_arch = "x86_64")]
-    if avx512::is_there() {
-        return Instructions::Avx512;
-    } else if avx2::has_vnni() {
-        return Instructions::AvxVnni;
-    } else if avx2::is_there() {
-        return Instructions::Avx2;
-    }
-    #[cfg(target_arch = "aarch64")]
-    if neon::is_mixed_there() {
-        return Instructions::NeonMixed;
-    } else if neon::is_there() {
-        return Instructions::Neon;
-    }
-    Instructions::Portable
-});
 
 /// Whether this machine has instructions with which integer products are
 /// faster than those of `f32`.
@@ -124,12 +81,14 @@ pub(super) fn project_by(
             for (weights, out) in weights.iter().zip(shared.iter().flatten()) {
                 if tile < weights.tiles() {
                     let rows = weights.tile(tile);
-                    let mut products = [[0.0; WIDTH]; MOST];
                     for span in spans {
                         let span = x.span(span);
-                        by.multiply(weights.bits, &rows, x, span, &mut products);
-                        // SAFETY: each call has a tile of its own, or spans.
-                        unsafe { out.put(tile, span, &products) };
+                        by_count!(span.count, T => {
+                            let products = by.multiply::<T>(weights.bits, &rows, x, span);
+                            // SAFETY: each call has a tile of its own, or
+                            // spans.
+                            unsafe { out.put(tile, span.first, &products) };
+                        });
                     }
                     return;
                 }
@@ -156,15 +115,15 @@ pub(super) fn project_gated_by(
     let out = Out::new(gate, x, out);
     for_each_tile(threads, gate.tiles(), x, |tile, spans| {
         let (gate_rows, up_rows) = (gate.tile(tile), up.tile(tile));
-        let mut products = [[0.0; WIDTH]; MOST];
-        let mut others = [[0.0; WIDTH]; MOST];
         for span in spans {
             let span = x.span(span);
-            by.multiply(gate.bits, &gate_rows, x, span, &mut products);
-            by.multiply(up.bits, &up_rows, x, span, &mut others);
-            by.act(&mut products[..span.count], &others[..span.count], &act);
-            // SAFETY: each call has a tile of its own, or spans.
-            unsafe { out.put(tile, span, &products) };
+            by_count!(span.count, T => {
+                let mut products = by.multiply::<T>(gate.bits, &gate_rows, x, span);
+                let others = by.multiply::<T>(up.bits, &up_rows, x, span);
+                by.act(&mut products, &others, &act);
+                // SAFETY: each call has a tile of its own, or spans.
+                unsafe { out.put(tile, span.first, &products) };
+            });
         }
     });
 }
@@ -191,18 +150,19 @@ impl<'a> Out<'a> {
         }
     }
 
-    /// Writes the products of a tile with a span.
+    /// Writes the products of a tile with the tokens of a span, of which
+    /// `first` is the first.
     ///
     /// # Safety
     ///
     /// No two calls that run at a time are of the same tile and of spans that
     /// have a token in common.
     #[inline]
-    unsafe fn put(&self, tile: usize, span: Span, products: &Products) {
-        let first = tile * WIDTH;
-        let rows = WIDTH.min(self.count - first);
-        for (token, products) in (span.first..).zip(&products[..span.count]) {
-            let place = token * self.count + first;
+    unsafe fn put(&self, tile: usize, first: usize, products: &[[f32; WIDTH]]) {
+        let row = tile * WIDTH;
+        let rows = WIDTH.min(self.count - row);
+        for (token, products) in (first..).zip(products) {
+            let place = token * self.count + row;
             // SAFETY: a tile's rows of a token are in no other tile's or
             // token's places, and the caller answers for its tiles and spans.
             let out = unsafe { self.all.part(place..place + rows) };
@@ -287,102 +247,6 @@ impl Pieces {
             found = first..first + size;
         }
         found
-    }
-}
-
-impl Instructions {
-    /// The products of a tile with a span's tokens.
-    fn multiply(
-        self,
-        bits: usize,
-        tile: &TileRows<'_>,
-        x: &Rounded,
-        span: Span,
-        into: &mut Products,
-    ) {
-        match span.count {
-            1 => self.with::<1>(bits, tile, x, span, into),
-            2 => self.with::<2>(bits, tile, x, span, into),
-            3 => self.with::<3>(bits, tile, x, span, into),
-            4 => self.with::<4>(bits, tile, x, span, into),
-            5 => self.with::<5>(bits, tile, x, span, into),
-            6 => self.with::<6>(bits, tile, x, span, into),
-            7 => self.with::<7>(bits, tile, x, span, into),
-            8 => self.with::<8>(bits, tile, x, span, into),
-            MOST => self.with::<MOST>(bits, tile, x, span, into),
-            _ => unreachable!("no span is of {} tokens", span.count),
-        }
-    }
-
-    #[inline]
-    fn with<const T: usize>(
-        self,
-        bits: usize,
-        tile: &TileRows<'_>,
-        x: &Rounded,
-        span: Span,
-        into: &mut Products,
-    ) {
-        let (chunks, factors) = x.of::<T>(span.first);
-        let products = match (self, bits) {
-            (Self::Portable, 4) => portable::multiply::<T, 4>(tile, chunks, factors),
-            (Self::Portable, _) => portable::multiply::<T, 8>(tile, chunks, factors),
-            // SAFETY: these instructions are chosen where `is_there` says so.
-            #[cfg(target_arch = "x86_64")]
-            (Self::Avx2, 4) => unsafe { avx2::multiply::<T, 4>(tile, chunks, factors) },
-            // SAFETY: as above.
-            #[cfg(target_arch = "x86_64")]
-            (Self::Avx2, _) => unsafe { avx2::multiply::<T, 8>(tile, chunks, factors) },
-            // SAFETY: these instructions are chosen where `has_vnni` says so.
-            #[cfg(target_arch = "x86_64")]
-            (Self::AvxVnni, 4) => unsafe { avx2::multiply_vnni::<T, 4>(tile, chunks, factors) },
-            // SAFETY: as above.
-            #[cfg(target_arch = "x86_64")]
-            (Self::AvxVnni, _) => unsafe { avx2::multiply_vnni::<T, 8>(tile, chunks, factors) },
-            // SAFETY: these instructions are chosen where `is_there` says so.
-            #[cfg(target_arch = "x86_64")]
-            (Self::Avx512, 4) => unsafe { avx512::multiply::<T, 4>(tile, chunks, factors) },
-            // SAFETY: as above.
-            #[cfg(target_arch = "x86_64")]
-            (Self::Avx512, _) => unsafe { avx512::multiply::<T, 8>(tile, chunks, factors) },
-            // SAFETY: these instructions are chosen where `is_there` says so,
-            // as it does wherever `is_mixed_there` does.
-            #[cfg(target_arch = "aarch64")]
-            (Self::Neon | Self::NeonMixed, 4) => unsafe {
-                neon::multiply::<T, 4>(tile, chunks, factors)
-            },
-            // SAFETY: as above.
-            #[cfg(target_arch = "aarch64")]
-            (Self::Neon, _) => unsafe { neon::multiply::<T, 8>(tile, chunks, factors) },
-            // SAFETY: these are chosen where `is_mixed_there` says so.
-            #[cfg(target_arch = "aarch64")]
-            (Self::NeonMixed, _) => unsafe { neon::multiply_mixed::<T>(tile, chunks, factors) },
-        };
-        into[..T].copy_from_slice(&products);
-    }
-
-    /// `act` for each token, compiled for these instructions.
-    fn act(
-        self,
-        gate: &mut [[f32; WIDTH]],
-        up: &[[f32; WIDTH]],
-        act: &impl Fn(&mut [f32; WIDTH], &[f32; WIDTH]),
-    ) {
-        match self {
-            Self::Portable => gate.iter_mut().zip(up).for_each(|(gate, up)| act(gate, up)),
-            // NEON is what all code of these machines is compiled for.
-            #[cfg(target_arch = "aarch64")]
-            Self::Neon | Self::NeonMixed => {
-                gate.iter_mut().zip(up).for_each(|(gate, up)| act(gate, up));
-            }
-            // SAFETY: these instructions are chosen where `is_there` says so,
-            // which is asked by `has_vnni`, too.
-            #[cfg(target_arch = "x86_64")]
-            Self::Avx2 | Self::AvxVnni => unsafe { avx2::act(gate, up, act) },
-            // SAFETY: these instructions are chosen where `is_there` says so.
-            #[cfg(target_arch = "x86_64")]
-            Self::Avx512 => unsafe { avx512::act(gate, up, act) },
-        }
     }
 }
 

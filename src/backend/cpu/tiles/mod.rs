@@ -11,6 +11,7 @@ mod activations;
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+mod instructions;
 mod kernel;
 mod lines;
 #[cfg(target_arch = "aarch64")]

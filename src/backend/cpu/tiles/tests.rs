@@ -5,7 +5,8 @@ use rand::{Rng, SeedableRng};
 
 use std::num::NonZero;
 
-use super::kernel::{Instructions, project_by, project_gated_by};
+use super::instructions::Instructions;
+use super::kernel::{project_by, project_gated_by};
 use super::*;
 
 fn threads(count: usize) -> Threads {
