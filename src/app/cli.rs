@@ -87,6 +87,25 @@ pub(super) struct Bench {
     #[arg(long, value_name = "BACKEND", value_parser = backend)]
     pub(super) backend: Option<BackendChoice>,
 
+    /// Lengths of the prompts that prefill is measured with.
+    #[arg(long, value_name = "TOKENS", value_delimiter = ',', default_values_t = [128, 512, 2048],
+          value_parser = at_least::<1>)]
+    pub(super) prompts: Vec<usize>,
+
+    /// Numbers of streams that decode together.
+    #[arg(long, value_name = "STREAMS", value_delimiter = ',', default_values_t = [1, 2, 4, 8, 16],
+          value_parser = at_least::<1>)]
+    pub(super) streams: Vec<usize>,
+
+    /// Tokens that each stream generates.
+    #[arg(long, value_name = "TOKENS", default_value_t = 48, value_parser = at_least::<2>)]
+    pub(super) generated: usize,
+
+    /// Prefill and decoding alone: not the time to the first token and the
+    /// host's own time.
+    #[arg(long)]
+    pub(super) rates_only: bool,
+
     /// One line of JSON instead of a table.
     #[arg(long)]
     pub(super) json: bool,
@@ -151,6 +170,11 @@ fn backend(name: &str) -> Result<BackendChoice, String> {
         let names = names.map(|(name, _)| name).join(", ");
         format!("write one of {names}")
     })
+}
+
+fn at_least<const LEAST: usize>(text: &str) -> Result<usize, String> {
+    let number = text.parse().ok().filter(|&number| number >= LEAST);
+    number.ok_or_else(|| format!("write a number, {LEAST} or more"))
 }
 
 #[derive(Debug, Args)]
