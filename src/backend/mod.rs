@@ -11,14 +11,21 @@
 
 mod activation;
 pub mod candle;
+pub mod cpu;
 #[cfg(any(feature = "mlx", all(target_os = "macos", target_arch = "aarch64")))]
 pub mod mlx;
+mod packed;
+mod routing;
 mod sampler;
+mod samplers;
+mod threads;
 mod weights;
 
+use std::num::NonZero;
 use std::ops::Range;
 
 pub use activation::Activation;
+use routing::likely_experts;
 pub use sampler::{Draw, Sampler};
 pub use weights::{Dtype, ExpertBiases, ExpertWeights, MatrixWeights, RawKv, RawTensor};
 
@@ -30,11 +37,11 @@ pub enum BackendChoice {
     Auto,
     /// MLX: on Apple Silicon, and where the feature `mlx` is compiled in.
     Mlx,
-    /// candle: Metal or CUDA where compiled in, else the CPU, where products
+    /// candle on Metal or CUDA where compiled in, else the CPU, where products
     /// of four- and eight-bit weights round activations to eight bits if the
     /// machine has instructions that gain by it.
     Candle,
-    /// candle with activations in f32 throughout on the CPU.
+    /// The same with activations in f32 throughout on the CPU.
     CandleF32,
 }
 
@@ -64,19 +71,45 @@ pub trait WithBackend {
     fn with<B: Backend>(self, backend: B) -> Self::Output;
 }
 
-/// Starts the backend that `choice` names and does `work` with it.
+/// What a backend is started by.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct BackendSettings {
+    /// Which one.
+    pub choice: BackendChoice,
+    /// How many threads compute what the CPU computes; as many as the machine
+    /// has cores, if nobody says.
+    pub threads: Option<NonZero<usize>>,
+}
+
+impl From<BackendChoice> for BackendSettings {
+    fn from(choice: BackendChoice) -> Self {
+        Self {
+            choice,
+            threads: None,
+        }
+    }
+}
+
+/// Starts the backend that `settings` name and does `work` with it.
 ///
 /// # Errors
 /// If its device cannot be had.
-pub fn start<W: WithBackend>(choice: BackendChoice, work: W) -> Result<W::Output, BackendError> {
+pub fn start<W: WithBackend>(
+    settings: impl Into<BackendSettings>,
+    work: W,
+) -> Result<W::Output, BackendError> {
+    let BackendSettings { choice, threads } = settings.into();
     let choice = match choice {
         BackendChoice::Auto if !HAS_MLX => BackendChoice::Candle,
         choice => choice,
     };
-    match choice {
-        BackendChoice::CandleF32 => start_candle_by(candle::Products::F32, work),
-        _ => start_by(choice, work, start_mlx, start_candle),
-    }
+    let products = match choice {
+        BackendChoice::CandleF32 => cpu::Products::F32,
+        _ => cpu::Products::Rounded,
+    };
+    start_by(choice, work, start_mlx, |work| {
+        start_candle(products, threads, work)
+    })
 }
 
 /// [`start`] by what starts MLX, which gives the work back if it fails, and
@@ -103,15 +136,16 @@ fn start_by<W: WithBackend>(
     }
 }
 
-fn start_candle<W: WithBackend>(work: W) -> Result<W::Output, BackendError> {
-    start_candle_by(candle::Products::Rounded, work)
-}
-
-fn start_candle_by<W: WithBackend>(
-    products: candle::Products,
+/// candle on the GPU that this build knows, or the CPU.
+fn start_candle<W: WithBackend>(
+    products: cpu::Products,
+    threads: Option<NonZero<usize>>,
     work: W,
 ) -> Result<W::Output, BackendError> {
-    Ok(work.with(candle::Candle::start(products)?))
+    Ok(match candle::Candle::on_gpu(threads)? {
+        Some(candle) => work.with(candle),
+        None => work.with(cpu::Cpu::start(products, threads)),
+    })
 }
 
 /// Whether MLX is compiled in.
@@ -242,8 +276,11 @@ pub trait Backend: 'static {
     /// Its name, where what it computed is kept for later.
     fn name(&self) -> &'static str;
 
-    /// What it is and runs on, for people: `candle on the CPU, 8 threads`.
+    /// What it is and runs on, for people: `the CPU, 8 threads`.
     fn describe(&self) -> String;
+
+    /// How many of the host's threads compute.
+    fn threads(&self) -> usize;
 
     /// Told once the weights are loaded, before the first step.
     ///
@@ -254,9 +291,13 @@ pub trait Backend: 'static {
     /// The memory it holds, where the library counts it.
     fn memory(&self) -> Option<MemoryUse>;
 
-    /// The type of the elements of `x`; those of the KV cache are of the
-    /// activations'.
+    /// The type of the elements of `x`.
     fn element_type(&self, x: &Self::Tensor) -> Dtype;
+
+    /// The type that keys and values are kept in, `x` being an activation.
+    fn kv_type(&self, x: &Self::Tensor) -> Dtype {
+        self.element_type(x)
+    }
 
     /// A floating-point parameter as an activation-typed tensor.
     fn parameter(&self, raw: &RawTensor) -> Result<Self::Tensor, BackendError>;
@@ -285,6 +326,34 @@ pub trait Backend: 'static {
         weight: &Self::Matrix,
     ) -> Result<Self::Tensor, BackendError>;
 
+    /// [`Self::project`] by each of `weights`.
+    fn project_each<const N: usize>(
+        &self,
+        x: &Self::Tensor,
+        weights: [&Self::Matrix; N],
+    ) -> Result<[Self::Tensor; N], BackendError> {
+        let mut products = Vec::with_capacity(N);
+        for weight in weights {
+            products.push(self.project(x, weight)?);
+        }
+        // There are N.
+        products.try_into().map_err(|_| BackendError {
+            op: "project_each",
+            reason: "products are missing".to_owned(),
+        })
+    }
+
+    /// [`Self::gated`] of the products of `x` with `gate` and `up`.
+    fn project_gated(
+        &self,
+        x: &Self::Tensor,
+        gate: &Self::Matrix,
+        up: &Self::Matrix,
+        activation: Activation,
+    ) -> Result<Self::Tensor, BackendError> {
+        self.gated(&self.project(x, gate)?, &self.project(x, up)?, activation)
+    }
+
     /// Root-mean-square norm over the last axis, scaled by `weight`
     /// (Zhang & Sennrich 2019, <https://arxiv.org/abs/1910.07467>).
     fn rms_norm(
@@ -295,10 +364,10 @@ pub trait Backend: 'static {
     ) -> Result<Self::Tensor, BackendError>;
 
     /// `[T, heads * head_dim]` seen as `[T, heads, head_dim]`.
-    fn split_heads(&self, x: &Self::Tensor, heads: usize) -> Result<Self::Tensor, BackendError>;
+    fn split_heads(&self, x: Self::Tensor, heads: usize) -> Result<Self::Tensor, BackendError>;
 
     /// `[T, heads, head_dim]` seen as `[T, heads * head_dim]`.
-    fn merge_heads(&self, x: &Self::Tensor) -> Result<Self::Tensor, BackendError>;
+    fn merge_heads(&self, x: Self::Tensor) -> Result<Self::Tensor, BackendError>;
 
     /// The angles of tokens at `positions` (one a row of the batch) for the
     /// inverse frequencies `inv_freq` (half of the rotated dimensions), and
@@ -316,7 +385,7 @@ pub trait Backend: 'static {
     /// others stay as they are.
     fn rotate(
         &self,
-        x: &Self::Tensor,
+        x: Self::Tensor,
         rotation: &Self::Rotation,
     ) -> Result<Self::Tensor, BackendError>;
 
@@ -400,16 +469,16 @@ pub trait Backend: 'static {
 
     /// `a + b`, of one shape, or `b` a row that is added to every row of `a`.
     /// The sum is of `a`'s type.
-    fn add(&self, a: &Self::Tensor, b: &Self::Tensor) -> Result<Self::Tensor, BackendError>;
+    fn add(&self, a: Self::Tensor, b: &Self::Tensor) -> Result<Self::Tensor, BackendError>;
 
     /// `x + offset`.
-    fn shift(&self, x: &Self::Tensor, offset: f32) -> Result<Self::Tensor, BackendError>;
+    fn shift(&self, x: Self::Tensor, offset: f32) -> Result<Self::Tensor, BackendError>;
 
     /// `x * factor`.
-    fn scale(&self, x: &Self::Tensor, factor: f32) -> Result<Self::Tensor, BackendError>;
+    fn scale(&self, x: Self::Tensor, factor: f32) -> Result<Self::Tensor, BackendError>;
 
     /// `cap * tanh(x / cap)`.
-    fn softcap(&self, x: &Self::Tensor, cap: f32) -> Result<Self::Tensor, BackendError>;
+    fn softcap(&self, x: Self::Tensor, cap: f32) -> Result<Self::Tensor, BackendError>;
 
     /// The activation of `gate`, times `up`, of one shape (Shazeer 2020,
     /// <https://arxiv.org/abs/2002.05202>).

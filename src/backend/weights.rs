@@ -3,6 +3,8 @@
 
 use std::ops::Range;
 
+use half::{bf16, f16};
+
 use super::Activation;
 use crate::blob::Blob;
 
@@ -78,6 +80,23 @@ impl RawTensor {
             shape: vec![columns, rows],
             bytes: bytes.into(),
         }
+    }
+
+    /// The elements of a floating-point tensor.
+    ///
+    /// # Errors
+    /// If they are integers.
+    pub(in crate::backend) fn to_f32(&self) -> Result<Vec<f32>, String> {
+        let halves = || self.bytes.as_chunks().0.iter().copied();
+        Ok(match self.dtype {
+            Dtype::F32 => {
+                let words = self.bytes.as_chunks().0.iter();
+                words.map(|&bytes| f32::from_le_bytes(bytes)).collect()
+            }
+            Dtype::F16 => halves().map(|b| f16::from_le_bytes(b).to_f32()).collect(),
+            Dtype::Bf16 => halves().map(|b| bf16::from_le_bytes(b).to_f32()).collect(),
+            Dtype::U32 | Dtype::U8 => return Err("integers where numbers belong".to_owned()),
+        })
     }
 
     /// Entry `index` of the first axis, `None` if there is none such.

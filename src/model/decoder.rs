@@ -199,7 +199,7 @@ impl<B: Backend> Decoder<B> {
             .collect::<Result<Vec<_>, _>>()?;
         let mut x = self.backend.embed(&self.embedding, &tokens)?;
         if self.config.embedding_scale != 1.0 {
-            x = self.backend.scale(&x, self.config.embedding_scale)?;
+            x = self.backend.scale(x, self.config.embedding_scale)?;
         }
         let mut parts: Vec<_> = batch
             .iter()
@@ -210,7 +210,7 @@ impl<B: Backend> Decoder<B> {
             })
             .collect();
         for layer in &self.layers {
-            x = layer.forward(&self.backend, &self.config, &x, &rotations, &mut parts)?;
+            x = layer.forward(&self.backend, &self.config, x, &rotations, &mut parts)?;
         }
         for (input, sequence) in batch.iter().zip(sequences) {
             sequence.len += input.tokens.count();
@@ -241,10 +241,10 @@ impl<B: Backend> Decoder<B> {
             None => self.backend.project(&x, &self.embedding)?,
         };
         if self.config.logits_scale != 1.0 {
-            logits = self.backend.scale(&logits, self.config.logits_scale)?;
+            logits = self.backend.scale(logits, self.config.logits_scale)?;
         }
         if let Some(cap) = self.config.logits_softcap {
-            logits = self.backend.softcap(&logits, cap)?;
+            logits = self.backend.softcap(logits, cap)?;
         }
         let tokens = self.backend.sample(&logits, &draws)?;
         Ok(Output::Rows {
@@ -390,16 +390,17 @@ pub(super) fn info<B: Backend>(
         layers: config.kv_layers(),
         kv_heads: config.kv_heads,
         head_dim: config.head_dim,
-        dtype: backend.element_type(activation),
+        dtype: backend.kv_type(activation),
     };
     ModelInfo {
         family: config.family.clone(),
         backend: backend.describe(),
+        threads: backend.threads(),
         parameters,
         vocabulary_size: config.vocabulary_size,
         context_length: config.context_length,
         kv_bytes_per_token: kv.bytes_per_token(),
-        state_bytes: config.state_bytes(kv.dtype.size()),
+        state_bytes: config.state_bytes(backend.element_type(activation).size()),
         kv,
         overlaps: B::OVERLAPS,
     }

@@ -34,13 +34,44 @@ struct LowRank<B: Backend> {
 
 impl<B: Backend> Linear<B> {
     pub(super) fn forward(&self, backend: &B, x: &B::Tensor) -> Result<B::Tensor, ModelError> {
-        let mut product = backend.project(x, &self.matrix)?;
+        let product = backend.project(x, &self.matrix)?;
+        self.complete(backend, x, product)
+    }
+
+    /// What each of `linears` makes of `x`.
+    pub(super) fn forward_each<const N: usize>(
+        backend: &B,
+        x: &B::Tensor,
+        linears: [&Self; N],
+    ) -> Result<[B::Tensor; N], ModelError> {
+        let products = backend.project_each(x, linears.map(|linear| &linear.matrix))?;
+        let mut all = Vec::with_capacity(N);
+        for (linear, product) in linears.into_iter().zip(products) {
+            all.push(linear.complete(backend, x, product)?);
+        }
+        // There are N.
+        all.try_into()
+            .map_err(|_| ModelError::Weights("a projection is missing".to_owned()))
+    }
+
+    /// The matrix, if nothing is added to its product.
+    pub(super) fn plain(&self) -> Option<&B::Matrix> {
+        (self.bias.is_none() && self.adapter.is_none()).then_some(&self.matrix)
+    }
+
+    /// The product of `x` with the matrix, and what is added to it.
+    fn complete(
+        &self,
+        backend: &B,
+        x: &B::Tensor,
+        mut product: B::Tensor,
+    ) -> Result<B::Tensor, ModelError> {
         if let Some(bias) = &self.bias {
-            product = backend.add(&product, bias)?;
+            product = backend.add(product, bias)?;
         }
         if let Some(LowRank { down, up, scale }) = &self.adapter {
             let added = backend.project(&backend.project(x, down)?, up)?;
-            product = backend.add(&product, &backend.scale(&added, *scale)?)?;
+            product = backend.add(product, &backend.scale(added, *scale)?)?;
         }
         Ok(product)
     }
@@ -57,7 +88,7 @@ impl<B: Backend> Loader<'_, B> {
         let weight = self.parameter(name, size)?;
         Ok(match self.norm_offset() {
             0.0 => weight,
-            offset => self.backend.shift(&weight, offset)?,
+            offset => self.backend.shift(weight, offset)?,
         })
     }
 

@@ -185,6 +185,8 @@ pub struct ModelInfo {
     pub family: String,
     /// What it runs on, for people.
     pub backend: String,
+    /// How many of the host's threads compute.
+    pub threads: usize,
     /// Weights, counted unpacked.
     pub parameters: u64,
     /// Rows of the output projection.

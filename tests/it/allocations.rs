@@ -2,9 +2,10 @@
 //! once a sampler has seen a row.
 
 use std::hint::black_box;
+use std::num::NonZero;
 
 use allocation_counter::measure;
-use llm_server::backend::candle::{Candle, Products};
+use llm_server::backend::cpu::{Cpu, Products};
 use llm_server::backend::{Backend, Draw, Dtype, RawTensor, Sampler};
 use llm_server::blob::Blob;
 
@@ -49,42 +50,35 @@ fn a_warm_sampler_allocates_nothing() {
 #[test]
 fn a_step_allocates_the_list_of_its_tokens_and_no_more() {
     // Allocations are counted by thread: one that does all the work.
-    let pool = rayon::ThreadPoolBuilder::new().num_threads(1).build();
-    pool.unwrap().install(|| {
-        let candle = Candle::start(Products::Rounded).unwrap();
-        if !candle.describe().contains("the CPU") {
-            // From a GPU the logits are copied.
-            return;
-        }
-        // Few logits, which one thread looks through, and many, which all do.
-        for (rows, vocabulary) in [(1, 2_000), (16, 500), (16, 4_000)] {
-            let bytes = logits(rows * vocabulary)
-                .iter()
-                .flat_map(|x| x.to_le_bytes())
-                .collect::<Vec<u8>>();
-            let tensor = candle
-                .parameter(&RawTensor {
-                    dtype: Dtype::F32,
-                    shape: vec![rows, vocabulary],
-                    bytes: Blob::from_static(bytes.leak()),
-                })
-                .unwrap();
-            let mut draws: Vec<Draw> = (0..rows).map(|row| draw(row, 0.0)).collect();
-            let mut step = |step: usize| {
-                for draw in &mut draws {
-                    draw.uniform = step as f32 / 200.0;
-                }
-                candle.sample(&tensor, &draws).unwrap()
-            };
-            assert_eq!(step(0).len(), rows);
-            let counted = measure(|| {
-                for number in 0..200 {
-                    black_box(step(number));
-                }
-            });
-            let what = format!("{rows} rows of {vocabulary}: {counted:?}");
-            assert_eq!(counted.count_total, 200, "{what}");
-            assert_eq!(counted.bytes_total, 200 * 4 * rows as u64, "{what}");
-        }
-    });
+    let cpu = Cpu::start(Products::Rounded, NonZero::new(1));
+    // Few logits, which one thread looks through, and many, which all do.
+    for (rows, vocabulary) in [(1, 2_000), (16, 500), (16, 4_000)] {
+        let bytes = logits(rows * vocabulary)
+            .iter()
+            .flat_map(|x| x.to_le_bytes())
+            .collect::<Vec<u8>>();
+        let tensor = cpu
+            .parameter(&RawTensor {
+                dtype: Dtype::F32,
+                shape: vec![rows, vocabulary],
+                bytes: Blob::from_static(bytes.leak()),
+            })
+            .unwrap();
+        let mut draws: Vec<Draw> = (0..rows).map(|row| draw(row, 0.0)).collect();
+        let mut step = |step: usize| {
+            for draw in &mut draws {
+                draw.uniform = step as f32 / 200.0;
+            }
+            cpu.sample(&tensor, &draws).unwrap()
+        };
+        assert_eq!(step(0).len(), rows);
+        let counted = measure(|| {
+            for number in 0..200 {
+                black_box(step(number));
+            }
+        });
+        let what = format!("{rows} rows of {vocabulary}: {counted:?}");
+        assert_eq!(counted.count_total, 200, "{what}");
+        assert_eq!(counted.bytes_total, 200 * 4 * rows as u64, "{what}");
+    }
 }

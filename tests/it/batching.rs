@@ -205,7 +205,7 @@ fn the_benchmark_prints_a_table_or_one_line_of_json() {
     ] {
         positive(pointer);
     }
-    assert!(line["backend"].as_str().unwrap().starts_with("candle on "));
+    assert!(line["backend"].as_str().unwrap().starts_with("the CPU, "));
 
     let less = [
         "--prompts",

@@ -103,7 +103,7 @@ impl Measured {
             family: info.family.clone(),
             parameters: info.parameters,
             backend: info.backend.clone(),
-            threads: rayon::current_num_threads(),
+            threads: info.threads,
             prefill,
             decode,
             latency,

@@ -97,7 +97,7 @@ mod tests {
         let mut measured = Measured {
             family: "qwen3".to_owned(),
             parameters: 4_067_328,
-            backend: "candle on the CPU, 2 threads".to_owned(),
+            backend: "the CPU, 2 threads".to_owned(),
             threads: 2,
             prefill: vec![(128, 1234.56), (512, 0.0123)],
             decode: vec![(1, 60.0), (8, 200.04)],
@@ -119,13 +119,13 @@ mod tests {
                 "ttft_ms": {"cold": 1235.0, "warm": 45.6, "shared8": 2000.0},
                 "overhead_ms": 0.321,
                 "resident_mb": 31,
-                "backend": "candle on the CPU, 2 threads",
+                "backend": "the CPU, 2 threads",
                 "threads": 2
             })
         );
         let whole = table(&measured);
         for line in [
-            "qwen3, 4.1 M parameters; candle on the CPU, 2 threads",
+            "qwen3, 4.1 M parameters; the CPU, 2 threads",
             "prefill, 128 tokens                               1235 tok/s",
             "decode, 8 streams together                         200 tok/s",
             "first token, 400 tokens cold, 8 clients           2000 ms",

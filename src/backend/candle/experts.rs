@@ -4,7 +4,7 @@ use candle_core::{Result, Tensor};
 
 use super::weights::Matrix;
 use super::{Candle, activation, dense};
-use crate::backend::{Activation, ExpertWeights, MatrixWeights, RawTensor};
+use crate::backend::{Activation, ExpertWeights, MatrixWeights, RawTensor, likely_experts};
 
 /// The gated MLPs of a layer's experts.
 pub struct Experts {
@@ -67,7 +67,7 @@ impl Experts {
         let mut weights = vec![Vec::new(); self.mlps.len()];
         let logits: Vec<Vec<f32>> = router.to_dtype(candle_core::DType::F32)?.to_vec2()?;
         for (row, logits) in logits.iter().enumerate() {
-            for (expert, weight) in chosen(logits, top_k, renormalize) {
+            for (expert, weight) in likely_experts(logits, top_k, renormalize) {
                 rows[expert].push(row as u32);
                 weights[expert].push(weight);
             }
@@ -103,25 +103,4 @@ impl Linear {
             None => Ok(product),
         }
     }
-}
-
-/// The `top_k` most likely experts and their weights.
-fn chosen(logits: &[f32], top_k: usize, renormalize: bool) -> Vec<(usize, f32)> {
-    let top = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    let mut experts: Vec<(usize, f32)> = logits
-        .iter()
-        .map(|logit| (logit - top).exp())
-        .enumerate()
-        .collect();
-    let all: f32 = experts.iter().map(|(_, weight)| weight).sum();
-    experts.sort_by(|a, b| b.1.total_cmp(&a.1));
-    experts.truncate(top_k);
-    let total = match renormalize {
-        true => experts.iter().map(|(_, weight)| weight).sum(),
-        false => all,
-    };
-    for (_, weight) in &mut experts {
-        *weight /= total;
-    }
-    experts
 }

@@ -1,50 +1,39 @@
-//! candle: the backend for machines without MLX. On the CPU, activations are
-//! `f32`, four- and eight-bit weights are repacked for integer products
-//! (`tiles`) and others stay packed where the file was mapped (`weights`); on
-//! a GPU, weights become candle tensors in the device's own type.
+//! candle: the backend for GPUs where there is no MLX, out of candle's tensor
+//! operations. Weights become candle tensors in the device's own type. It
+//! would run on the CPU as well, and does in tests; programs have
+//! `super::cpu` there.
 
 mod activation;
 mod attention;
 mod experts;
-mod packed;
-mod product;
-mod sampling;
 mod states;
-mod tiles;
 mod weights;
 
 use std::cell::RefCell;
+use std::num::NonZero;
 use std::ops::Range;
 
-use candle_core::{CpuStorage, DType, Device, Storage, Tensor};
+use candle_core::{DType, Device, Tensor};
 use candle_nn::ops;
 use half::{bf16, f16};
 
+use super::samplers::{NONE, Samplers};
+use super::threads::{self, Threads};
 use super::{
     Activation, AttentionSettings, Backend, BackendError, DeltaGates, Draw, Dtype, ExpertWeights,
     MatrixWeights, MemoryUse, RawKv, RawTensor, Span, StateSpan, TokenSource,
 };
 use attention::Kv;
 use experts::Experts;
-use sampling::{NONE, Samplers};
 use weights::Matrix;
-
-/// How four- and eight-bit weights meet activations on the CPU.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Products {
-    /// Activations are rounded to eight bits, a scale for each group, where the
-    /// machine has instructions that gain by it.
-    Rounded,
-    /// Weights are unpacked to `f32`.
-    F32,
-}
 
 /// candle on one device.
 pub struct Candle {
     device: Device,
-    products: Products,
     /// The type of activations and of the KV cache.
     dtype: DType,
+    /// Of the host, for what is done there.
+    threads: Threads,
     samplers: RefCell<Samplers>,
 }
 
@@ -55,35 +44,30 @@ pub struct Rotation {
 }
 
 impl Candle {
-    /// The best device this build knows: CUDA or Metal where the features of
-    /// the same names are compiled in, else the CPU.
+    /// The GPU this build knows: CUDA or Metal where the features of the same
+    /// names are compiled in, or `None`. So many threads do the host's part;
+    /// without a number as many as the machine has cores.
     ///
     /// # Errors
     /// If a GPU that is compiled in cannot be opened.
-    pub fn start(products: Products) -> Result<Self, BackendError> {
+    pub fn on_gpu(threads: Option<NonZero<usize>>) -> Result<Option<Self>, BackendError> {
         let device = if candle_core::utils::cuda_is_available() {
             Device::new_cuda(0).map_err(failed("start"))?
         } else if candle_core::utils::metal_is_available() {
             Device::new_metal(0).map_err(failed("start"))?
         } else {
-            Device::Cpu
+            return Ok(None);
         };
-        Ok(Self::on(device, products))
+        let threads = threads.unwrap_or_else(threads::of_machine);
+        Ok(Some(Self::on(device, DType::F16, threads)))
     }
 
     /// candle on `device`.
-    fn on(device: Device, products: Products) -> Self {
-        // candle's f16 product on the CPU uses one thread and its bf16 one
-        // widens on every call; f32 is the fast path there.
-        let dtype = if device.is_cpu() {
-            DType::F32
-        } else {
-            DType::F16
-        };
+    pub(super) fn on(device: Device, dtype: DType, threads: NonZero<usize>) -> Self {
         Self {
             device,
-            products,
             dtype,
+            threads: Threads::new(threads),
             samplers: RefCell::default(),
         }
     }
@@ -94,20 +78,6 @@ fn failed(op: &'static str) -> impl Fn(candle_core::Error) -> BackendError {
     move |error| BackendError {
         op,
         reason: error.to_string(),
-    }
-}
-
-/// Does something with the elements of an `f32` tensor on the CPU, in
-/// row-major order.
-fn with_elements<T>(
-    x: &Tensor,
-    f: impl FnOnce(&[f32]) -> candle_core::Result<T>,
-) -> candle_core::Result<T> {
-    let x = x.contiguous()?;
-    let (storage, layout) = x.storage_and_layout();
-    match (&*storage, layout.contiguous_offsets()) {
-        (Storage::Cpu(CpuStorage::F32(elements)), Some((start, end))) => f(&elements[start..end]),
-        _ => candle_core::bail!("not f32 on the CPU"),
     }
 }
 
@@ -157,23 +127,19 @@ impl Backend for Candle {
     const OVERLAPS: bool = false;
 
     fn name(&self) -> &'static str {
-        match self.products {
-            Products::Rounded => "candle",
-            Products::F32 => "candle-f32",
-        }
+        "candle"
     }
 
     fn describe(&self) -> String {
         match &self.device {
-            Device::Cpu => {
-                format!(
-                    "candle on the CPU, {} threads",
-                    rayon::current_num_threads()
-                )
-            }
+            Device::Cpu => "candle on the CPU".to_owned(),
             Device::Cuda(_) => "candle on CUDA".to_owned(),
             Device::Metal(_) => "candle on Metal".to_owned(),
         }
+    }
+
+    fn threads(&self) -> usize {
+        self.threads.count()
     }
 
     fn loaded(&self) -> Result<(), BackendError> {
@@ -231,7 +197,7 @@ impl Backend for Candle {
         ops::rms_norm(x, weight, eps).map_err(failed("rms_norm"))
     }
 
-    fn split_heads(&self, x: &Tensor, heads: usize) -> Result<Tensor, BackendError> {
+    fn split_heads(&self, x: Tensor, heads: usize) -> Result<Tensor, BackendError> {
         let split = || {
             let (tokens, width) = x.dims2()?;
             x.reshape((tokens, heads, width / heads))
@@ -239,7 +205,7 @@ impl Backend for Candle {
         split().map_err(failed("split_heads"))
     }
 
-    fn merge_heads(&self, x: &Tensor) -> Result<Tensor, BackendError> {
+    fn merge_heads(&self, x: Tensor) -> Result<Tensor, BackendError> {
         x.flatten_from(1).map_err(failed("merge_heads"))
     }
 
@@ -274,7 +240,7 @@ impl Backend for Candle {
         both().map_err(failed("rotation"))
     }
 
-    fn rotate(&self, x: &Tensor, rotation: &Rotation) -> Result<Tensor, BackendError> {
+    fn rotate(&self, x: Tensor, rotation: &Rotation) -> Result<Tensor, BackendError> {
         let rotate = || {
             let (rotated, width) = (2 * rotation.cos.dim(1)?, x.dim(2)?);
             let first = x.narrow(2, 0, rotated)?.contiguous()?.unsqueeze(0)?;
@@ -289,7 +255,7 @@ impl Backend for Candle {
     }
 
     fn kv(&self, kv_heads: usize, head_dim: usize) -> Result<Kv, BackendError> {
-        Ok(Kv::new(kv_heads, head_dim, &self.device))
+        Ok(Kv::new(kv_heads, head_dim))
     }
 
     fn fork_kv(&self, kv: &Kv, len: usize) -> Result<Kv, BackendError> {
@@ -327,7 +293,7 @@ impl Backend for Candle {
         spans: &mut [Span<'_, Kv>],
         settings: &AttentionSettings<'_, Tensor>,
     ) -> Result<Tensor, BackendError> {
-        attention::ragged(q, k, v, spans, settings).map_err(failed("attention"))
+        attention::attention(q, k, v, spans, settings).map_err(failed("attention"))
     }
 
     fn causal_conv(
@@ -359,7 +325,7 @@ impl Backend for Candle {
         a.mul(b).map_err(failed("multiply"))
     }
 
-    fn add(&self, a: &Tensor, b: &Tensor) -> Result<Tensor, BackendError> {
+    fn add(&self, a: Tensor, b: &Tensor) -> Result<Tensor, BackendError> {
         let sum = match b.rank() {
             1 => a.broadcast_add(b),
             _ => a.add(b),
@@ -367,16 +333,16 @@ impl Backend for Candle {
         sum.map_err(failed("add"))
     }
 
-    fn shift(&self, x: &Tensor, offset: f32) -> Result<Tensor, BackendError> {
+    fn shift(&self, x: Tensor, offset: f32) -> Result<Tensor, BackendError> {
         (x + f64::from(offset)).map_err(failed("shift"))
     }
 
-    fn scale(&self, x: &Tensor, factor: f32) -> Result<Tensor, BackendError> {
+    fn scale(&self, x: Tensor, factor: f32) -> Result<Tensor, BackendError> {
         (x * f64::from(factor)).map_err(failed("scale"))
     }
 
-    fn softcap(&self, x: &Tensor, cap: f32) -> Result<Tensor, BackendError> {
-        activation::softcap(x, cap).map_err(failed("softcap"))
+    fn softcap(&self, x: Tensor, cap: f32) -> Result<Tensor, BackendError> {
+        activation::softcap(&x, cap).map_err(failed("softcap"))
     }
 
     fn gated(
@@ -414,8 +380,15 @@ impl Backend for Candle {
     }
 
     fn sample(&self, logits: &Tensor, draws: &[Draw]) -> Result<Vec<u32>, BackendError> {
-        let mut samplers = self.samplers.borrow_mut();
-        samplers.sample(logits, draws).map_err(failed("sample"))
+        let sample = || {
+            let (_, vocabulary) = logits.dims2()?;
+            let logits: Vec<f32> = logits.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?;
+            let mut samplers = self.samplers.borrow_mut();
+            samplers
+                .sample(&self.threads, &logits, vocabulary, draws)
+                .map_err(candle_core::Error::msg)
+        };
+        sample().map_err(failed("sample"))
     }
 
     fn start(&self, _: &[&Tensor], _: &[&Vec<u32>]) -> Result<(), BackendError> {

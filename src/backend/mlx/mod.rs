@@ -118,6 +118,10 @@ impl Backend for Mlx {
         }
     }
 
+    fn threads(&self) -> usize {
+        1
+    }
+
     fn loaded(&self) -> Result<(), BackendError> {
         self.memory.loaded().map_err(failed("loaded"))
     }
@@ -158,13 +162,13 @@ impl Backend for Mlx {
         fast::rms_norm(x, Some(weight), eps).map_err(failed("rms_norm"))
     }
 
-    fn split_heads(&self, x: &Array, heads: usize) -> Result<Array, BackendError> {
+    fn split_heads(&self, x: Array, heads: usize) -> Result<Array, BackendError> {
         let (tokens, heads) = (x.dim(0), length(heads, "split_heads")?);
         x.reshape(&[tokens, heads, x.dim(1) / heads])
             .map_err(failed("split_heads"))
     }
 
-    fn merge_heads(&self, x: &Array) -> Result<Array, BackendError> {
+    fn merge_heads(&self, x: Array) -> Result<Array, BackendError> {
         x.reshape(&[x.dim(0), x.dim(1) * x.dim(2)])
             .map_err(failed("merge_heads"))
     }
@@ -188,13 +192,13 @@ impl Backend for Mlx {
         })
     }
 
-    fn rotate(&self, x: &Array, rotation: &Rotation) -> Result<Array, BackendError> {
+    fn rotate(&self, x: Array, rotation: &Rotation) -> Result<Array, BackendError> {
         let rotate = || {
             let grown;
             let x = match &rotation.magnitudes {
-                None => x,
+                None => &x,
                 Some(magnitudes) => {
-                    grown = activation::multiply_first(x, rotation.dimensions, magnitudes)?;
+                    grown = activation::multiply_first(&x, rotation.dimensions, magnitudes)?;
                     &grown
                 }
             };
@@ -292,23 +296,23 @@ impl Backend for Mlx {
         a.multiply(b).map_err(failed("multiply"))
     }
 
-    fn add(&self, a: &Array, b: &Array) -> Result<Array, BackendError> {
+    fn add(&self, a: Array, b: &Array) -> Result<Array, BackendError> {
         // An adapter's products are of its own type.
         b.as_dtype(a.dtype())
             .and_then(|b| a.add(b))
             .map_err(failed("add"))
     }
 
-    fn shift(&self, x: &Array, offset: f32) -> Result<Array, BackendError> {
-        activation::shift(x, offset).map_err(failed("shift"))
+    fn shift(&self, x: Array, offset: f32) -> Result<Array, BackendError> {
+        activation::shift(&x, offset).map_err(failed("shift"))
     }
 
-    fn scale(&self, x: &Array, factor: f32) -> Result<Array, BackendError> {
-        activation::scale(x, factor).map_err(failed("scale"))
+    fn scale(&self, x: Array, factor: f32) -> Result<Array, BackendError> {
+        activation::scale(&x, factor).map_err(failed("scale"))
     }
 
-    fn softcap(&self, x: &Array, cap: f32) -> Result<Array, BackendError> {
-        activation::softcap(x, cap).map_err(failed("softcap"))
+    fn softcap(&self, x: Array, cap: f32) -> Result<Array, BackendError> {
+        activation::softcap(&x, cap).map_err(failed("softcap"))
     }
 
     fn gated(

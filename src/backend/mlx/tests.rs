@@ -99,9 +99,9 @@ fn states_are_evaluated_with_what_is_said() {
                     .collect()
             };
             let x = ones(&[rows, width]);
-            let x = mlx.scale(&x, 0.125).unwrap();
+            let x = mlx.scale(x.clone(), 0.125).unwrap();
             let convolved = mlx.causal_conv(&x, &ones(&[width, 4]), true, &mut spans(convolved));
-            let heads = mlx.split_heads(&x, 1).unwrap();
+            let heads = mlx.split_heads(x.clone(), 1).unwrap();
             let (gate, of_head) = (ones(&[rows, 1]), ones(&[1]));
             let gates = DeltaGates {
                 a: &gate,

@@ -155,8 +155,8 @@ on_every_backend! {
             assert_eq!(backend.read(&product).unwrap(), squares, "{range:?}");
             let one = tensor(backend, &[range.len()], &vec![1.0; range.len()]);
             backend.read(&backend.rms_norm(&columns, &one, 1e-5).unwrap()).unwrap();
-            let heads = backend.split_heads(&columns, range.len()).unwrap();
-            let merged = backend.merge_heads(&heads).unwrap();
+            let heads = backend.split_heads(columns, range.len()).unwrap();
+            let merged = backend.merge_heads(heads).unwrap();
             assert_eq!(backend.read(&merged).unwrap(), expected);
         }
         for range in [4..9, 9..10, 3..3] {

@@ -30,6 +30,35 @@ on_backends! {
         }
     }
 
+    fn several_products_at_once_are_those_one_by_one(backend: &B) {
+        let mut dice = Dice::new(14);
+        let (rows, columns) = (48, 256);
+        let load = |dice: &mut Dice, rows| {
+            let formats = every_format(dice, &[rows, columns]).into_iter();
+            formats.map(|(_, weights, _)| backend.matrix(weights).unwrap()).collect::<Vec<_>>()
+        };
+        let (gates, ups) = (load(&mut dice, rows), load(&mut dice, rows));
+        let others = load(&mut dice, 19);
+        for tokens in [1, 7] {
+            let x = tensor(backend, &[tokens, columns], &dice.short_floats(tokens * columns));
+            // Matrices of one format and of several.
+            for (place, gate) in gates.iter().enumerate() {
+                for (up, other) in [(place, place), (0, gates.len() - 1)] {
+                    let (up, other) = (&ups[up], &others[other]);
+                    let read = |x| backend.read(&x).unwrap();
+                    let alone = [gate, up, other].map(|matrix| backend.project(&x, matrix).unwrap());
+                    let together = backend.project_each(&x, [gate, up, other]).unwrap();
+                    let activation = Activation::GeluTanh;
+                    let gated = backend.gated(&alone[0], &alone[1], activation).unwrap();
+                    let at_once = backend.project_gated(&x, gate, up, activation).unwrap();
+                    assert_eq!(together.map(read), alone.map(read));
+                    let gated = wide(&read(gated));
+                    assert_close(&read(at_once), &gated, "gated");
+                }
+            }
+        }
+    }
+
     fn experts_say_what_their_shares_of_them_say(backend: &B) {
         let mut dice = Dice::new(5);
         let (count, hidden, inner) = (6, 128, 64);

@@ -17,10 +17,31 @@ impl WithBackend for Describe {
     }
 }
 
+fn on_the_cpu<W: WithBackend>(work: W) -> Result<W::Output, BackendError> {
+    Ok(work.with(cpu::Cpu::start(cpu::Products::Rounded, None)))
+}
+
+#[test]
+fn as_many_threads_compute_as_are_asked_for() {
+    let described = |threads| {
+        let settings = BackendSettings {
+            choice: BackendChoice::CandleF32,
+            threads: NonZero::new(threads),
+        };
+        start(settings, Describe).unwrap()
+    };
+    // A GPU has threads of its own.
+    if described(1).starts_with("the CPU") {
+        assert_eq!(described(1), "the CPU, 1 thread");
+        assert_eq!(described(3), "the CPU, 3 threads");
+    }
+}
+
 #[test]
 fn a_backend_that_is_not_there_says_how_to_get_it() {
     let candle = start(BackendChoice::Candle, Describe).unwrap();
-    assert!(candle.starts_with("candle on "), "{candle}");
+    let gpu = candle.starts_with("candle on ");
+    assert!(gpu || candle.starts_with("the CPU, "), "{candle}");
     let auto = start(BackendChoice::Auto, Describe).unwrap();
     match start(BackendChoice::Mlx, Describe) {
         Ok(mlx) => {
@@ -82,7 +103,7 @@ fn attempt(
             tried.borrow_mut().push("mlx");
             if mlx_works {
                 // Any backend stands in for it.
-                return start_candle(work).map_err(|error| (Describe, error));
+                return on_the_cpu(work).map_err(|error| (Describe, error));
             }
             let error = BackendError {
                 op: "start",
@@ -92,7 +113,7 @@ fn attempt(
         },
         |work| {
             tried.borrow_mut().push("candle");
-            start_candle(work)
+            on_the_cpu(work)
         },
     );
     (tried.into_inner(), output)
@@ -102,7 +123,7 @@ fn attempt(
 fn where_mlx_does_not_start_auto_takes_candle_and_says_why() {
     let ((tried, output), lines) = logged(|| attempt(BackendChoice::Auto, false));
     assert_eq!(tried, ["mlx", "candle"]);
-    assert!(output.unwrap().starts_with("candle on "));
+    assert!(output.unwrap().starts_with("the CPU, "));
     assert_eq!(lines.len(), 1, "{lines:?}");
     for said in ["WARN", "MLX does not start", r#"reason="no\ndevice""#] {
         assert!(lines[0].contains(said), "{said}: {lines:?}");
@@ -157,10 +178,10 @@ fn the_work_is_done_once_and_by_candle() {
         };
         Err((work, error))
     };
-    start_by(BackendChoice::Auto, Count(&done), fails, start_candle).unwrap();
+    start_by(BackendChoice::Auto, Count(&done), fails, on_the_cpu).unwrap();
     let done = done.into_inner();
     assert!(
-        done.len() == 1 && done[0].starts_with("candle on "),
+        done.len() == 1 && done[0].starts_with("the CPU, "),
         "{done:?}"
     );
 }

@@ -133,24 +133,22 @@ impl<B: Backend> Attention<B> {
         rotations: &[Rotations<B>],
         parts: &mut [Part<'_, B>],
     ) -> Result<B::Tensor, ModelError> {
-        let mut q = self.q.forward(backend, x)?;
-        let mut k = self.k.forward(backend, x)?;
-        let v = self.v.forward(backend, x)?;
+        let [mut q, mut k, v] = Linear::forward_each(backend, x, [&self.q, &self.k, &self.v])?;
         let full = config.attention.qk_norm == QkNorm::Full;
         let norm = |x: &B::Tensor, norm| backend.rms_norm(x, norm, config.norm_eps);
         if let (true, Some((q_norm, k_norm))) = (full, &self.qk_norm) {
             (q, k) = (norm(&q, q_norm)?, norm(&k, k_norm)?);
         }
-        let mut q = backend.split_heads(&q, config.heads)?;
-        let mut k = backend.split_heads(&k, config.kv_heads)?;
-        let v = backend.split_heads(&v, config.kv_heads)?;
+        let mut q = backend.split_heads(q, config.heads)?;
+        let mut k = backend.split_heads(k, config.kv_heads)?;
+        let v = backend.split_heads(v, config.kv_heads)?;
         if let (false, Some((q_norm, k_norm))) = (full, &self.qk_norm) {
             (q, k) = (norm(&q, q_norm)?, norm(&k, k_norm)?);
         }
         if let Some(rotations) = self.rope.and_then(|rope| rotations.get(rope)) {
             let keys = rotations.keys.as_ref().unwrap_or(&rotations.queries);
-            q = backend.rotate(&q, &rotations.queries)?;
-            k = backend.rotate(&k, keys)?;
+            q = backend.rotate(q, &rotations.queries)?;
+            k = backend.rotate(k, keys)?;
         }
         let settings = AttentionSettings {
             scale: config.attention.scale,

@@ -58,7 +58,7 @@ impl<B: Backend> ShortConv<B> {
         let mut spans = state_spans(parts, self.slot, |state| &mut state.conv);
         let mut said = backend.causal_conv(&gated, &self.conv, false, &mut spans)?;
         if let Some(bias) = &self.bias {
-            said = backend.add(&said, bias)?;
+            said = backend.add(said, bias)?;
         }
         let gate_out = self.gate_out.forward(backend, x)?;
         self.out

@@ -106,7 +106,7 @@ impl<B: Backend> DeltaNet<B> {
         let qkv = backend.causal_conv(&qkv, &self.conv, true, &mut spans)?;
         let heads = |columns, heads| {
             let columns = backend.columns(&qkv, columns)?;
-            backend.split_heads(&columns, heads)
+            backend.split_heads(columns, heads)
         };
         let keys = own.keys();
         let q = heads(0..keys, own.key_heads)?;
@@ -125,7 +125,7 @@ impl<B: Backend> DeltaNet<B> {
         let mut spans = state_spans(parts, self.slot, |state| &mut state.delta);
         let said = backend.gated_delta(&q, &k, &v, &gates, &mut spans)?;
         let said = backend.rms_norm(&said, &self.norm, config.norm_eps)?;
-        let said = backend.merge_heads(&said)?;
+        let said = backend.merge_heads(said)?;
         let z = self.z.forward(backend, x)?;
         let said = backend.gated(&z, &said, Activation::Silu)?;
         self.out.forward(backend, &said)

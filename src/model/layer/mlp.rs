@@ -77,9 +77,13 @@ impl<B: Backend> Gated<B> {
     }
 
     fn forward(&self, backend: &B, x: &B::Tensor) -> Result<B::Tensor, ModelError> {
-        let gate = self.gate.forward(backend, x)?;
-        let up = self.up.forward(backend, x)?;
-        let inner = backend.gated(&gate, &up, self.activation)?;
+        let inner = match (self.gate.plain(), self.up.plain()) {
+            (Some(gate), Some(up)) => backend.project_gated(x, gate, up, self.activation)?,
+            _ => {
+                let [gate, up] = Linear::forward_each(backend, x, [&self.gate, &self.up])?;
+                backend.gated(&gate, &up, self.activation)?
+            }
+        };
         self.down.forward(backend, &inner)
     }
 }
@@ -125,6 +129,6 @@ impl<B: Backend> Experts<B> {
         };
         let shared = mlp.forward(backend, x)?;
         let gate = gate.forward(backend, x)?;
-        Ok(backend.add(&said, &backend.sigmoid_gate(&shared, &gate)?)?)
+        Ok(backend.add(said, &backend.sigmoid_gate(&shared, &gate)?)?)
     }
 }

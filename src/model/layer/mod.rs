@@ -102,7 +102,7 @@ impl<B: Backend> Layer<B> {
         &self,
         backend: &B,
         config: &DecoderConfig,
-        x: &B::Tensor,
+        x: B::Tensor,
         rotations: &[Rotations<B>],
         parts: &mut [Part<'_, B>],
     ) -> Result<B::Tensor, ModelError> {
@@ -115,7 +115,7 @@ impl<B: Backend> Layer<B> {
             Operator::Conv(conv) => conv.forward(backend, x, parts),
         })?;
         self.mlp_norms
-            .around(backend, config, &x, |x| self.mlp.forward(backend, x))
+            .around(backend, config, x, |x| self.mlp.forward(backend, x))
     }
 }
 
@@ -154,18 +154,18 @@ impl<B: Backend> Norms<B> {
         &self,
         backend: &B,
         config: &DecoderConfig,
-        x: &B::Tensor,
+        x: B::Tensor,
         block: impl FnOnce(&B::Tensor) -> Result<B::Tensor, ModelError>,
     ) -> Result<B::Tensor, ModelError> {
         let mut said = match &self.before {
-            Some(norm) => block(&backend.rms_norm(x, norm, config.norm_eps)?)?,
-            None => block(x)?,
+            Some(norm) => block(&backend.rms_norm(&x, norm, config.norm_eps)?)?,
+            None => block(&x)?,
         };
         if let Some(norm) = &self.after {
             said = backend.rms_norm(&said, norm, config.norm_eps)?;
         }
         if config.residual_scale != 1.0 {
-            said = backend.scale(&said, config.residual_scale)?;
+            said = backend.scale(said, config.residual_scale)?;
         }
         Ok(backend.add(x, &said)?)
     }

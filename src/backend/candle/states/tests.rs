@@ -1,12 +1,11 @@
-//! What the two ways of computing have in common, and what only the kernel
-//! says. What both are to say is tested for every backend.
+//! What a GPU's element types make of what f32 says. What that is to be is
+//! tested for every backend.
 
+use candle_core::Device;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
 use super::*;
-
-const DTYPES: [DType; 3] = [DType::F32, DType::BF16, DType::F16];
 
 /// Numbers from -1 to 1 that every type holds exactly.
 fn random(dice: &mut StdRng, shape: &[usize], dtype: DType) -> Tensor {
@@ -54,40 +53,31 @@ fn over_steps<const N: usize>(
     (said.collect(), states)
 }
 
-type Convolution = fn(&Tensor, &Tensor, bool, &mut [StateSpan<'_, Tensor>]) -> Result<Tensor>;
-type Delta = fn(
-    &Tensor,
-    &Tensor,
-    &Tensor,
-    &DeltaGates<'_, Tensor>,
-    &mut [StateSpan<'_, Tensor>],
-) -> Result<Tensor>;
-
 const STEPS: [[usize; 3]; 5] = [[9, 0, 1], [1, 2, 1], [1, 1, 1], [0, 20, 1], [3, 1, 0]];
 
 #[test]
-fn both_ways_convolve_alike() {
-    for dtype in DTYPES {
-        for (channels, taps) in [(1, 2), (5, 3), (64, 4), (6, 1)] {
-            for silu in [false, true] {
-                let run = |convolve: Convolution| {
-                    let mut dice = StdRng::seed_from_u64(1);
-                    let weight = random(&mut dice, &[channels, taps], dtype);
-                    over_steps(&STEPS, |rows, spans| {
-                        let x = random(&mut dice, &[rows, channels], dtype);
-                        convolve(&x, &weight, silu, spans).unwrap()
-                    })
-                };
-                let (said, states) = run(kernel::causal_conv);
-                let (plain, plain_states) = run(plain::causal_conv);
-                for (said, plain) in said.iter().zip(&plain) {
-                    assert_close(said, plain, tolerance(dtype));
+fn convolutions_of_half_precision_are_those_of_f32() {
+    for (channels, taps) in [(1, 2), (5, 3), (64, 4), (6, 1)] {
+        for silu in [false, true] {
+            let run = |dtype| {
+                let mut dice = StdRng::seed_from_u64(1);
+                let weight = random(&mut dice, &[channels, taps], dtype);
+                over_steps(&STEPS, |rows, spans| {
+                    let x = random(&mut dice, &[rows, channels], dtype);
+                    causal_conv(&x, &weight, silu, spans).unwrap()
+                })
+            };
+            let (wide, wide_states) = run(DType::F32);
+            for dtype in [DType::BF16, DType::F16] {
+                let (said, states) = run(dtype);
+                for (said, wide) in said.iter().zip(&wide) {
+                    assert_close(said, &wide.to_dtype(dtype).unwrap(), tolerance(dtype));
                 }
-                for (state, plain) in states.iter().zip(&plain_states) {
+                for (state, wide) in states.iter().zip(&wide_states) {
                     assert_eq!(state.is_some(), taps > 1);
-                    assert_eq!(state.is_some(), plain.is_some());
-                    if let (Some(state), Some(plain)) = (state, plain) {
-                        assert_close(state, plain, 0.0);
+                    assert_eq!(state.is_some(), wide.is_some());
+                    if let (Some(state), Some(wide)) = (state, wide) {
+                        assert_close(state, &wide.to_dtype(dtype).unwrap(), 0.0);
                     }
                 }
             }
@@ -96,44 +86,39 @@ fn both_ways_convolve_alike() {
 }
 
 #[test]
-fn both_ways_follow_the_delta_rule_alike() {
-    for dtype in DTYPES {
-        for (key_heads, heads, key_dim, value_dim) in
-            [(1, 1, 8, 8), (2, 4, 33, 7), (1, 4, 3, 20), (2, 2, 64, 16)]
-        {
-            let run = |delta: Delta| {
-                let mut dice = StdRng::seed_from_u64(2);
-                let [a_log, dt_bias] = [DType::F32, dtype].map(|dtype| {
-                    let x = random(&mut dice, &[heads], dtype);
-                    (x * 3.0).unwrap()
-                });
-                over_steps(&STEPS, |rows, spans| {
-                    let q = random(&mut dice, &[rows, key_heads, key_dim], dtype);
-                    let k = random(&mut dice, &[rows, key_heads, key_dim], dtype);
-                    let v = random(&mut dice, &[rows, heads, value_dim], dtype);
-                    // No key is longer than 1.
-                    let k = (k / (key_dim as f64).sqrt()).unwrap();
-                    let a = (random(&mut dice, &[rows, heads], dtype) * 20.0).unwrap();
-                    let b = (random(&mut dice, &[rows, heads], dtype) * 4.0).unwrap();
-                    let gates = DeltaGates {
-                        a: &a,
-                        b: &b,
-                        a_log: &a_log,
-                        dt_bias: &dt_bias,
-                    };
-                    delta(&q, &k, &v, &gates, spans).unwrap()
-                })
-            };
-            let (said, states) = run(kernel::gated_delta);
-            let (plain, plain_states) = run(plain::gated_delta);
-            for (said, plain) in said.iter().zip(&plain) {
+fn the_delta_rule_in_half_precision_keeps_its_state_in_f32() {
+    for (key_heads, heads, key_dim, value_dim) in [(1, 1, 8, 8), (2, 4, 33, 7), (2, 2, 64, 16)] {
+        let run = |dtype: DType| {
+            let mut dice = StdRng::seed_from_u64(2);
+            let [a_log, dt_bias] = [(); 2].map(|()| random(&mut dice, &[heads], dtype));
+            over_steps(&STEPS, |rows, spans| {
+                let q = random(&mut dice, &[rows, key_heads, key_dim], dtype);
+                let k = random(&mut dice, &[rows, key_heads, key_dim], dtype);
+                let v = random(&mut dice, &[rows, heads, value_dim], dtype);
+                // No key is longer than 1, and every type holds them.
+                let k = (k / 8.0).unwrap();
+                let a = random(&mut dice, &[rows, heads], dtype);
+                let b = random(&mut dice, &[rows, heads], dtype);
+                let gates = DeltaGates {
+                    a: &a,
+                    b: &b,
+                    a_log: &a_log,
+                    dt_bias: &dt_bias,
+                };
+                gated_delta(&q, &k, &v, &gates, spans).unwrap()
+            })
+        };
+        let (wide, wide_states) = run(DType::F32);
+        for dtype in [DType::BF16, DType::F16] {
+            let (said, states) = run(dtype);
+            for (said, wide) in said.iter().zip(&wide) {
                 assert_eq!(said.dtype(), dtype);
-                assert_close(said, plain, tolerance(dtype));
+                assert_close(said, &wide.to_dtype(dtype).unwrap(), tolerance(dtype));
             }
-            for (state, plain) in states.iter().zip(&plain_states) {
-                let (state, plain) = (state.as_ref().unwrap(), plain.as_ref().unwrap());
+            for (state, wide) in states.iter().zip(&wide_states) {
+                let (state, wide) = (state.as_ref().unwrap(), wide.as_ref().unwrap());
                 assert_eq!(state.dtype(), DType::F32);
-                assert_close(state, plain, tolerance(DType::F32));
+                assert_close(state, wide, tolerance(DType::F32));
             }
         }
     }
@@ -150,93 +135,16 @@ fn a_decay_of_next_to_nothing_is_not_rounded_to_none() {
             a_log: &tensor(&[a_log], &[1]),
             dt_bias: &tensor(&[0.0], &[1]),
         };
-        let plain = elements(&plain::decay(&gates).unwrap());
-        let (decay, _) = kernel::gates(&gates).unwrap();
-        for (a, decays) in a.iter().zip(plain.into_iter().zip(decay)) {
+        let decays = elements(&decay(&gates).unwrap());
+        for (a, decay) in a.iter().zip(decays) {
             let softplus = f64::from(*a).exp().ln_1p();
             let expected = (-f64::from(a_log).exp() * softplus).exp();
             // What is rounded is multiplied by g ln g, at most 1 / e.
-            for decay in [decays.0, decays.1] {
-                let error = (f64::from(decay) - expected).abs();
-                assert!(
-                    error < 3.0 * f64::from(f32::EPSILON),
-                    "{a}: {decay} {expected}"
-                );
-            }
+            let error = (f64::from(decay) - expected).abs();
+            assert!(
+                error < 3.0 * f64::from(f32::EPSILON),
+                "{a}: {decay} {expected}"
+            );
         }
     }
-}
-
-#[test]
-fn a_row_does_not_depend_on_the_pieces_nor_on_the_others_of_its_step() {
-    let mut dice = StdRng::seed_from_u64(3);
-    let (rows, heads, key_dim, value_dim) = (90, 4, 40, 11);
-    let [q, k] = [(); 2].map(|()| random(&mut dice, &[rows, 2, key_dim], DType::F32));
-    let k = (k / 7.0).unwrap();
-    let v = random(&mut dice, &[rows, heads, value_dim], DType::F32);
-    let [a, b] = [(); 2].map(|()| random(&mut dice, &[rows, heads], DType::F32));
-    let [a_log, dt_bias] = [(); 2].map(|()| random(&mut dice, &[heads], DType::F32));
-    let weight = random(&mut dice, &[heads, 4], DType::F32);
-    // The first sequence is rows 0..60, the second one 60..90, by pieces of so
-    // many rows.
-    let run = |steps: &[[usize; 2]]| {
-        let mut next = [0, 60];
-        let mut said = [Vec::new(), Vec::new()];
-        let mut states = vec![None; 2];
-        let mut carried = vec![None; 2];
-        for step in steps {
-            let of = |x: &Tensor| {
-                let parts = [0, 1].map(|i| x.narrow(0, next[i], step[i]).unwrap());
-                Tensor::cat(&parts, 0).unwrap()
-            };
-            fn spans<'a>(
-                states: &'a mut [Option<Tensor>],
-                step: &[usize; 2],
-            ) -> Vec<StateSpan<'a, Tensor>> {
-                let spans = states.iter_mut().zip(step);
-                spans
-                    .map(|(state, &tokens)| StateSpan { tokens, state })
-                    .collect()
-            }
-            let gates = DeltaGates {
-                a: &of(&a),
-                b: &of(&b),
-                a_log: &a_log,
-                dt_bias: &dt_bias,
-            };
-            let (q, k, v) = (of(&q), of(&k), of(&v));
-            let delta = gated_delta(&q, &k, &v, &gates, &mut spans(&mut states, step)).unwrap();
-            let convolved =
-                causal_conv(gates.a, &weight, true, &mut spans(&mut carried, step)).unwrap();
-            for said_now in [delta.flatten_from(1).unwrap(), convolved] {
-                let (first, second) = (step[0], step[1]);
-                said[0].push(elements(&said_now.narrow(0, 0, first).unwrap()));
-                said[1].push(elements(&said_now.narrow(0, first, second).unwrap()));
-            }
-            next[0] += step[0];
-            next[1] += step[1];
-        }
-        assert_eq!(next, [60, 90]);
-        // What the delta rule says and what the convolution says, in turn.
-        let said = said.map(|said| {
-            let every = |first| -> Vec<f32> {
-                said.iter()
-                    .skip(first)
-                    .step_by(2)
-                    .flatten()
-                    .copied()
-                    .collect()
-            };
-            [every(0), every(1)]
-        });
-        let left = states.iter().chain(&carried);
-        let left: Vec<Vec<f32>> = left.map(|x| elements(x.as_ref().unwrap())).collect();
-        (said, left)
-    };
-    let whole = run(&[[60, 30]]);
-    assert_eq!(whole, run(&[[60, 0], [0, 30]]));
-    assert_eq!(whole, run(&[[1, 30], [40, 0], [19, 0]]));
-    let mut by_token = vec![[1, 1]; 30];
-    by_token.extend(vec![[1, 0]; 30]);
-    assert_eq!(whole, run(&by_token));
 }

@@ -13,11 +13,13 @@ mod avx2;
 mod avx512;
 mod kernel;
 mod portable;
+mod shared;
 
 use half::{bf16, f16};
-use rayon::prelude::*;
 
-pub(super) use kernel::{are_fast, project};
+use crate::backend::threads::Threads;
+pub(super) use activations::Rounded;
+pub(super) use kernel::{are_fast, project, project_gated};
 
 /// Rows of a tile.
 const WIDTH: usize = 16;
@@ -40,7 +42,7 @@ pub(super) struct Tiles {
     pub(super) count: usize,
     pub(super) columns: usize,
     bits: usize,
-    group_size: usize,
+    pub(super) group_size: usize,
     scales: Scales,
     lines: Vec<Line>,
 }
@@ -109,7 +111,7 @@ pub(super) struct Stored<'a> {
 
 impl Tiles {
     /// Repacks a matrix. `None` if there are no tiles for its kind.
-    pub(super) fn new(stored: &Stored<'_>) -> Option<Self> {
+    pub(super) fn new(threads: &Threads, stored: &Stored<'_>) -> Option<Self> {
         let &Stored {
             count,
             columns,
@@ -132,17 +134,13 @@ impl Tiles {
         };
         let per_tile = tiles.lines_per_tile();
         let empty = Line([0; WIDTH]);
-        tiles.lines = vec![empty; count.div_ceil(WIDTH) * per_tile];
-        tiles
-            .lines
-            .par_chunks_exact_mut(per_tile)
-            .enumerate()
-            .for_each(|(tile, lines)| {
-                let first = tile * WIDTH;
-                for lane in 0..WIDTH.min(count - first) {
-                    stored.pack(first + lane, lane, lines);
-                }
-            });
+        tiles.lines = vec![empty; tiles.tiles() * per_tile];
+        threads.for_each_chunk(&mut tiles.lines, per_tile, |tile, lines| {
+            let first = tile * WIDTH;
+            for lane in 0..WIDTH.min(count - first) {
+                stored.pack(first + lane, lane, lines);
+            }
+        });
         Some(tiles)
     }
 
@@ -152,6 +150,11 @@ impl Tiles {
 
     fn lines_per_tile(&self) -> usize {
         self.columns / self.group_size * self.lines_per_group()
+    }
+
+    /// How many tiles there are.
+    fn tiles(&self) -> usize {
+        self.count.div_ceil(WIDTH)
     }
 
     fn tile(&self, index: usize) -> TileRows<'_> {

@@ -37,43 +37,44 @@ pub(super) fn multiply<const T: usize, const BITS: usize>(
     let blocks = rows.lines.chunks_exact(scale_lines + weight_lines);
     for ((block, chunks), factors) in blocks.zip(chunks.chunks_exact(per_group)).zip(factors) {
         let (head, weights) = block.split_at(scale_lines);
-        let mut dots = [_mm512_setzero_si512(); T];
-        match BITS {
-            4 => {
-                for (line, chunk) in weights.iter().zip(chunks) {
-                    if T == 1 {
-                        prefetch(line);
-                    }
-                    let packed = load(line);
-                    let first = _mm512_and_si512(packed, low);
-                    let second = _mm512_and_si512(_mm512_srli_epi16::<4>(packed), low);
-                    for t in 0..T {
-                        let [a, b] = chunk[t];
-                        dots[t] = _mm512_dpbusd_epi32(dots[t], first, _mm512_set1_epi32(a));
-                        dots[t] = _mm512_dpbusd_epi32(dots[t], second, _mm512_set1_epi32(b));
-                    }
-                }
+        for line in head {
+            prefetch(line);
+        }
+        // Where there are few tokens, each has two sums, so that a product
+        // does not wait for the one before it.
+        let mut dots = [[_mm512_setzero_si512(); 2]; T];
+        let second_sum = usize::from(T < 4);
+        for (lines, chunk) in weights.chunks_exact(BITS / 4).zip(chunks) {
+            for line in lines {
+                prefetch(line);
             }
-            _ => {
-                for ([first, second], chunk) in weights.as_chunks().0.iter().zip(chunks) {
-                    if T == 1 {
-                        prefetch(first);
-                        prefetch(second);
-                    }
-                    let (first, second) = (load(first), load(second));
-                    for t in 0..T {
-                        let [a, b] = chunk[t];
-                        dots[t] = _mm512_dpbusd_epi32(dots[t], first, _mm512_set1_epi32(a));
-                        dots[t] = _mm512_dpbusd_epi32(dots[t], second, _mm512_set1_epi32(b));
-                    }
+            let (first, second) = match BITS {
+                4 => {
+                    let packed = load(&lines[0]);
+                    let high = _mm512_srli_epi16::<4>(packed);
+                    (_mm512_and_si512(packed, low), _mm512_and_si512(high, low))
                 }
+                _ => (load(&lines[0]), load(&lines[1])),
+            };
+            for t in 0..T {
+                let x = _mm512_set1_epi32(chunk[t][0]);
+                dots[t][0] = _mm512_dpbusd_epi32(dots[t][0], first, x);
+            }
+            for t in 0..T {
+                let x = _mm512_set1_epi32(chunk[t][1]);
+                let dot = &mut dots[t][second_sum];
+                *dot = _mm512_dpbusd_epi32(*dot, second, x);
             }
         }
         let (scale, bias) = scales(rows.scales, head);
         for t in 0..T {
             let Factors { scale: x, sum } = factors[t];
             let scale = _mm512_mul_ps(scale, _mm512_set1_ps(x));
-            sums[t] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(dots[t]), scale, sums[t]);
+            let dot = match second_sum {
+                0 => dots[t][0],
+                _ => _mm512_add_epi32(dots[t][0], dots[t][1]),
+            };
+            sums[t] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(dot), scale, sums[t]);
             sums[t] = _mm512_fmadd_ps(bias, _mm512_set1_ps(sum), sums[t]);
         }
     }
@@ -83,6 +84,18 @@ pub(super) fn multiply<const T: usize, const BITS: usize>(
         unsafe { _mm512_storeu_ps(products[t].as_mut_ptr(), sums[t]) };
     }
     products
+}
+
+/// `act` for each token, with these instructions where it is inlined.
+///
+/// Asks for `avx512f`, `avx512bw` and `avx512vnni`.
+#[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
+pub(super) fn act(
+    gate: &mut [[f32; WIDTH]],
+    up: &[[f32; WIDTH]],
+    act: &impl Fn(&mut [f32; WIDTH], &[f32; WIDTH]),
+) {
+    gate.iter_mut().zip(up).for_each(|(gate, up)| act(gate, up));
 }
 
 #[inline]

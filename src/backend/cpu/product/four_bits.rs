@@ -7,7 +7,7 @@
 use pulp::{Simd, WithSimd};
 
 use super::TILE_ROWS;
-use crate::backend::candle::packed::{Format, PackedRows};
+use crate::backend::packed::{Format, PackedRows};
 
 /// Weights in a word.
 pub(super) const NIBBLES: usize = 8;

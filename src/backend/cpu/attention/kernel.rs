@@ -113,7 +113,7 @@ impl<'a> Query<'a> {
 /// that the compiler can vectorize: `2^n e^r` with `|r| <= ln 2 / 2`, the
 /// latter by its Taylor series.
 #[inline(always)]
-pub(in crate::backend::candle) fn exp(x: f32) -> f32 {
+pub(in crate::backend::cpu) fn exp(x: f32) -> f32 {
     /// Added to a small number, it leaves the nearest whole one in the last
     /// bits: 1.5 * 2^23.
     const ROUND: f32 = 12_582_912.0;
@@ -141,7 +141,7 @@ pub(in crate::backend::candle) fn exp(x: f32) -> f32 {
 
 /// By way of [`exp`]: to within some units of the last place of 1.
 #[inline(always)]
-fn tanh(x: f32) -> f32 {
+pub(in crate::backend::cpu) fn tanh(x: f32) -> f32 {
     let e = exp(-2.0 * x.abs());
     ((1.0 - e) / (1.0 + e)).copysign(x)
 }

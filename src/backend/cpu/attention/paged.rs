@@ -8,14 +8,13 @@
 
 use std::sync::Arc;
 
-use candle_core::{Device, Result, Tensor};
 use pulp::Arch;
 use rayon::prelude::*;
 
-use super::Kv;
 use super::kernel::{Attend, PAGE, Query, Scores, padded};
-use crate::backend::candle::with_elements;
-use crate::backend::{AttentionSettings, Span};
+use crate::backend::cpu::Result;
+use crate::backend::threads::Threads;
+use crate::backend::{Dtype, RawKv, RawTensor, Span};
 
 /// Queries a thread takes at a time: enough to use a page's keys often, few
 /// enough that what they come to stays in the cache beside it.
@@ -37,7 +36,7 @@ pub struct PagedKv {
 struct Page(Vec<f32>);
 
 impl PagedKv {
-    pub(super) fn new(kv_heads: usize, head_dim: usize) -> Self {
+    pub(in crate::backend::cpu) fn new(kv_heads: usize, head_dim: usize) -> Self {
         Self {
             kv_heads,
             head_dim,
@@ -48,7 +47,7 @@ impl PagedKv {
 
     /// The first `len` positions. The pages are shared until one of the two
     /// sequences adds to them.
-    pub(super) fn fork(&self, len: usize) -> Self {
+    pub(in crate::backend::cpu) fn fork(&self, len: usize) -> Self {
         Self {
             len,
             pages: self.pages[..len.div_ceil(PAGE)].to_vec(),
@@ -57,9 +56,9 @@ impl PagedKv {
     }
 
     /// The first `len` rows, `[len, kv_heads, head_dim]` each.
-    pub(super) fn export(&self, len: usize) -> Result<(Tensor, Tensor)> {
+    pub(in crate::backend::cpu) fn export(&self, len: usize) -> Result<RawKv> {
         if len > self.len {
-            candle_core::bail!("{len} of {} rows", self.len);
+            return Err(format!("{len} of {} rows", self.len));
         }
         let (head_dim, padded) = (self.head_dim, padded(self.head_dim));
         let count = len * self.kv_heads * head_dim;
@@ -73,25 +72,29 @@ impl PagedKv {
                 values.extend_from_slice(&head_values[place * padded..][..head_dim]);
             }
         }
-        let shape = (len, self.kv_heads, head_dim);
-        Ok((
-            Tensor::from_vec(keys, shape, &Device::Cpu)?,
-            Tensor::from_vec(values, shape, &Device::Cpu)?,
-        ))
+        let raw = |x: Vec<f32>| RawTensor {
+            dtype: Dtype::F32,
+            shape: vec![len, self.kv_heads, head_dim],
+            bytes: bytemuck::cast_slice(&x).to_vec().into(),
+        };
+        Ok(RawKv {
+            keys: raw(keys),
+            values: raw(values),
+        })
     }
 
     /// Appends rows that [`Self::export`] gave.
-    pub(super) fn import(&mut self, keys: &Tensor, values: &Tensor) -> Result<()> {
-        let (_, kv_heads, head_dim) = keys.dims3()?;
-        if keys.dims() != values.dims() || (kv_heads, head_dim) != (self.kv_heads, self.head_dim) {
-            candle_core::bail!("keys {:?} and values {:?}", keys.dims(), values.dims());
+    pub(in crate::backend::cpu) fn import(&mut self, raw: &RawKv) -> Result<()> {
+        let shape = &raw.keys.shape;
+        let fits = *shape == raw.values.shape && shape[1..] == [self.kv_heads, self.head_dim];
+        if !fits || [raw.keys.dtype, raw.values.dtype] != [Dtype::F32; 2] {
+            return Err(format!(
+                "keys {shape:?} and values {:?} of {:?}",
+                raw.values.shape, raw.keys.dtype
+            ));
         }
-        with_elements(keys, |keys| {
-            with_elements(values, |values| {
-                self.append(keys, values);
-                Ok(())
-            })
-        })
+        self.append(&raw.keys.to_f32()?, &raw.values.to_f32()?);
+        Ok(())
     }
 
     /// Elements of a head's keys, and of its keys and values, in a page.
@@ -128,60 +131,56 @@ impl PagedKv {
     }
 }
 
+/// What a row of attention sees and how, as in
+/// [`crate::backend::AttentionSettings`].
+pub(in crate::backend::cpu) struct Settings<'a> {
+    pub(in crate::backend::cpu) scale: f32,
+    pub(in crate::backend::cpu) softcap: Option<f32>,
+    pub(in crate::backend::cpu) window: Option<usize>,
+    pub(in crate::backend::cpu) sinks: Option<&'a [f32]>,
+}
+
 /// As [`crate::backend::Backend::attention`] says.
-pub(super) fn attention(
-    q: &Tensor,
-    k: &Tensor,
-    v: &Tensor,
-    spans: &mut [Span<'_, Kv>],
-    settings: &AttentionSettings<'_, Tensor>,
-) -> Result<Tensor> {
-    let (tokens, heads, head_dim) = q.dims3()?;
-    let sinks = match settings.sinks {
-        Some(sinks) => Some(with_elements(sinks, |sinks| Ok(sinks.to_vec()))?),
-        None => None,
+pub(in crate::backend::cpu) fn attention(
+    _threads: &Threads,
+    (q, k, v): (&[f32], &[f32], &[f32]),
+    (heads, head_dim): (usize, usize),
+    spans: &mut [Span<'_, PagedKv>],
+    settings: &Settings<'_>,
+    out: &mut [f32],
+) {
+    let spans = append(spans, k, v);
+    let step = Step {
+        heads,
+        head_dim,
+        scores: Scores {
+            scale: settings.scale,
+            softcap: settings.softcap,
+        },
+        window: settings.window.unwrap_or(usize::MAX),
+        sinks: settings.sinks,
+        q,
     };
-    let output = with_elements(q, |q| {
-        with_elements(k, |k| {
-            with_elements(v, |v| {
-                let spans = append(spans, k, v)?;
-                let step = Step {
-                    heads,
-                    head_dim,
-                    scores: Scores {
-                        scale: settings.scale,
-                        softcap: settings.softcap,
-                    },
-                    window: settings.window.unwrap_or(usize::MAX),
-                    sinks: sinks.as_deref(),
-                    q,
-                };
-                Ok(step.attend(&spans))
-            })
-        })
-    })?;
-    Tensor::from_vec(output, (tokens, heads * head_dim), q.device())
+    out.copy_from_slice(&step.attend(&spans));
 }
 
 /// Appends the rows of each span; the spans' sequences.
 fn append<'a>(
-    spans: &'a mut [Span<'_, Kv>],
+    spans: &'a mut [Span<'_, PagedKv>],
     keys: &[f32],
     values: &[f32],
-) -> Result<Vec<(usize, &'a PagedKv)>> {
+) -> Vec<(usize, &'a PagedKv)> {
     let mut start = 0;
     let mut sequences = Vec::with_capacity(spans.len());
     for span in spans {
-        let Kv::Paged(kv) = &mut *span.kv else {
-            candle_core::bail!("keys and values of a GPU on the CPU");
-        };
+        let kv = &mut *span.kv;
         let width = kv.kv_heads * kv.head_dim;
         let rows = start * width..(start + span.tokens) * width;
         kv.append(&keys[rows.clone()], &values[rows]);
         start += span.tokens;
         sequences.push((span.tokens, &*kv));
     }
-    Ok(sequences)
+    sequences
 }
 
 /// What the rows of a step have in common.
@@ -310,6 +309,3 @@ impl PagedKv {
         page.0[head * head_len..][..head_len].split_at(keys_len)
     }
 }
-
-#[cfg(test)]
-mod tests;

@@ -3,8 +3,7 @@
 
 use candle_core::{D, Result, Tensor};
 
-use super::Kv;
-use crate::backend::candle::activation::softcap;
+use super::activation::softcap;
 use crate::backend::{AttentionSettings, Span};
 
 /// Rows the buffers grow by: a few steps of decoding between two copies, and
@@ -13,7 +12,7 @@ const GROWTH: usize = 256;
 
 /// The keys and values of one sequence in one layer. `len` rows of the
 /// buffers are in use, `len <= capacity`.
-pub struct PlainKv {
+pub struct Kv {
     kv_heads: usize,
     head_dim: usize,
     len: usize,
@@ -21,7 +20,7 @@ pub struct PlainKv {
     buffers: Option<(Tensor, Tensor)>,
 }
 
-impl PlainKv {
+impl Kv {
     pub(super) fn new(kv_heads: usize, head_dim: usize) -> Self {
         Self {
             kv_heads,
@@ -112,10 +111,7 @@ pub(super) fn attention(
     let mut start = 0;
     for span in spans {
         let rows = |x: &Tensor| x.narrow(0, start, span.tokens);
-        let Kv::Plain(kv) = &mut *span.kv else {
-            candle_core::bail!("keys and values of the CPU on a GPU");
-        };
-        let (keys, values) = kv.append(&rows(k)?, &rows(v)?)?;
+        let (keys, values) = span.kv.append(&rows(k)?, &rows(v)?)?;
         outputs.push(one_sequence(&rows(q)?, &keys, &values, settings)?);
         start += span.tokens;
     }
@@ -211,7 +207,7 @@ mod tests {
     fn growing_and_forking_keep_every_row() {
         let rows = |n| Tensor::randn(0f32, 1f32, (n, 2, 8), &Device::Cpu).unwrap();
         let elements = |x: &Tensor| x.flatten_all().unwrap().to_vec1::<f32>().unwrap();
-        let mut kv = PlainKv::new(2, 8);
+        let mut kv = Kv::new(2, 8);
         let mut expected: Option<(Tensor, Tensor)> = None;
         for n in [1, 255, 1, 300, 7, 1] {
             let (k, v) = (rows(n), rows(n));

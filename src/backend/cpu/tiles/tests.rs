@@ -3,8 +3,30 @@
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
-use super::kernel::{Instructions, project_by};
+use std::num::NonZero;
+
+use super::kernel::{Instructions, project_by, project_gated_by};
 use super::*;
+
+fn threads(count: usize) -> Threads {
+    Threads::new(NonZero::new(count).unwrap())
+}
+
+fn rounded(threads: &Threads, tiles: &Tiles, x: &[f32]) -> Rounded {
+    let mut rounded = Rounded::default();
+    rounded.round(threads, x, tiles.columns, tiles.group_size);
+    rounded
+}
+
+/// What one matrix gives.
+fn products(by: Instructions, tiles: &Tiles, x: &[f32]) -> Vec<f32> {
+    let threads = threads(2);
+    // What is not written shows.
+    let mut out = vec![f32::NAN; x.len() / tiles.columns * tiles.count];
+    let x = rounded(&threads, tiles, x);
+    project_by(by, &threads, &[tiles], &x, &mut [&mut out]);
+    out
+}
 
 /// A matrix in every kind of storage, and what it stands for.
 struct Sample {
@@ -27,6 +49,27 @@ impl Sample {
         let bits = [4, 8][rng.random_range(0..2)];
         let group_size = GROUPS[rng.random_range(0..3)];
         let scales_are = [Scales::Bf16, Scales::F16, Scales::F32][rng.random_range(0..3)];
+        Self::of(rng, count, groups, bits, group_size, scales_are)
+    }
+
+    /// As many rows and columns of its own, in groups of the same size.
+    fn other(&self, rng: &mut StdRng) -> Self {
+        let (groups, bits) = (
+            self.columns / self.group_size,
+            [4, 8][rng.random_range(0..2)],
+        );
+        let scales_are = [Scales::Bf16, Scales::F16, Scales::F32][rng.random_range(0..3)];
+        Self::of(rng, self.count, groups, bits, self.group_size, scales_are)
+    }
+
+    fn of(
+        rng: &mut StdRng,
+        count: usize,
+        groups: usize,
+        bits: usize,
+        group_size: usize,
+        scales_are: Scales,
+    ) -> Self {
         let columns = groups * group_size;
         let all = count * groups;
         // Whole 256ths: all three types hold them exactly.
@@ -73,7 +116,7 @@ impl Sample {
     }
 
     fn tiles(&self) -> Tiles {
-        let tiles = Tiles::new(&Stored {
+        let stored = Stored {
             count: self.count,
             columns: self.columns,
             bits: self.bits,
@@ -82,8 +125,8 @@ impl Sample {
             scales_are: self.scales_are,
             scales: &self.scales,
             biases: &self.biases,
-        });
-        tiles.unwrap()
+        };
+        Tiles::new(&threads(2), &stored).unwrap()
     }
 
     fn what(&self) -> String {
@@ -114,9 +157,14 @@ fn instructions() -> Vec<Instructions> {
     #[cfg(target_arch = "x86_64")]
     {
         all.extend(avx2::is_there().then_some(Instructions::Avx2));
+        all.extend(avx2::has_vnni().then_some(Instructions::AvxVnni));
         all.extend(avx512::is_there().then_some(Instructions::Avx512));
     }
     all
+}
+
+fn best() -> Instructions {
+    instructions()[instructions().len() - 1]
 }
 
 #[test]
@@ -150,9 +198,9 @@ fn other_formats_have_no_tiles() {
         scales: &[0; 64],
         biases: &[0; 64],
     };
-    assert!(Tiles::new(&stored(4, 64, 64)).is_some());
+    assert!(Tiles::new(&threads(1), &stored(4, 64, 64)).is_some());
     for (bits, group_size, columns) in [(3, 64, 64), (4, 48, 96), (4, 64, 96), (8, 64, 0)] {
-        assert!(Tiles::new(&stored(bits, group_size, columns)).is_none());
+        assert!(Tiles::new(&threads(1), &stored(bits, group_size, columns)).is_none());
     }
 }
 
@@ -170,7 +218,7 @@ fn products_are_within_the_bound_of_the_rounding() {
             .map(|_| rng.random_range(-size..size))
             .collect();
         for by in instructions() {
-            let products = project_by(&tiles, &x, by);
+            let got = products(by, &tiles, &x);
             for (token, x) in x.chunks(columns).enumerate() {
                 for row in 0..sample.count {
                     let values = &sample.values[row * columns..][..columns];
@@ -186,7 +234,7 @@ fn products_are_within_the_bound_of_the_rounding() {
                             bound += 1e-6 * (f64::from(x) * value).abs();
                         }
                     }
-                    let got = f64::from(products[token * sample.count + row]);
+                    let got = f64::from(got[token * sample.count + row]);
                     assert!(
                         (got - sum).abs() <= bound,
                         "{by:?}, {}: {got} is not {sum} within {bound}",
@@ -207,7 +255,7 @@ fn the_rounding_is_that_fine() {
     let x: Vec<f32> = (0..sample.columns)
         .map(|_| rng.random_range(-1.0..1.0))
         .collect();
-    let products = project_by(&sample.tiles(), &x, Instructions::Portable);
+    let products = products(Instructions::Portable, &sample.tiles(), &x);
     let (mut off, mut size) = (0.0, 0.0);
     for (got, values) in products.iter().zip(sample.values.chunks(sample.columns)) {
         let exact: f64 = values.iter().zip(&x).map(|(v, &x)| v * f64::from(x)).sum();
@@ -252,12 +300,153 @@ fn all_instructions_give_the_same_bits_even_of_extremes() {
                 false => extremes[rng.random_range(0..kinds)],
             })
             .collect();
-        let expected = bits(&project_by(&tiles, &x, Instructions::Portable));
+        let expected = bits(&products(Instructions::Portable, &tiles, &x));
         for by in instructions() {
-            let got = bits(&project_by(&tiles, &x, by));
+            let got = bits(&products(by, &tiles, &x));
             assert!(got == expected, "{by:?}, {}", sample.what());
         }
     }
+}
+
+/// Products of AVX-VNNI by the same code with AVX-512's encoding of it, where
+/// the machine lacks the other.
+#[cfg(target_arch = "x86_64")]
+#[test]
+#[allow(unsafe_code)]
+fn avx_vnni_gives_the_same_bits() {
+    if !avx512::is_there() || !is_x86_feature_detected!("avx512vl") {
+        return;
+    }
+    for (sample, mut rng) in samples() {
+        let (tiles, threads) = (sample.tiles(), threads(1));
+        let x: Vec<f32> = (0..3 * sample.columns)
+            .map(|_| rng.random_range(-1.0..1.0))
+            .collect();
+        let expected = products(Instructions::Portable, &tiles, &x);
+        let x = rounded(&threads, &tiles, &x);
+        let (chunks, factors) = x.of::<3>(0);
+        for index in 0..tiles.tiles() {
+            let tile = tiles.tile(index);
+            // SAFETY: asked for above.
+            let got = unsafe {
+                match sample.bits {
+                    4 => avx2::multiply_vnni_512::<3, 4>(&tile, chunks, factors),
+                    _ => avx2::multiply_vnni_512::<3, 8>(&tile, chunks, factors),
+                }
+            };
+            for (got, expected) in got.iter().zip(expected.chunks(sample.count)) {
+                let expected = &expected[index * WIDTH..];
+                let rows = expected.len().min(WIDTH);
+                assert!(got[..rows] == expected[..rows], "{}", sample.what());
+            }
+        }
+    }
+}
+
+/// What `act` is in these tests: something that no mix-up leaves the same.
+fn act(gate: &mut [f32; WIDTH], up: &[f32; WIDTH]) {
+    for (gate, up) in gate.iter_mut().zip(up) {
+        *gate = *gate / (1.0 + gate.abs()) * up;
+    }
+}
+
+#[test]
+fn gated_products_are_those_of_both_matrices() {
+    for (gate, mut rng) in samples() {
+        let up = gate.other(&mut rng);
+        let (gate, up) = (gate.tiles(), up.tiles());
+        let tokens = rng.random_range(1..40);
+        let x: Vec<f32> = (0..tokens * gate.columns)
+            .map(|_| rng.random_range(-1.0..1.0))
+            .collect();
+        for by in instructions() {
+            let expected: Vec<f32> = products(by, &gate, &x)
+                .into_iter()
+                .zip(products(by, &up, &x))
+                .map(|(gate, up)| gate / (1.0 + gate.abs()) * up)
+                .collect();
+            let threads = threads(3);
+            let x = rounded(&threads, &gate, &x);
+            let mut out = vec![f32::NAN; expected.len()];
+            project_gated_by(by, &threads, &gate, &up, &x, &mut out, act);
+            assert!(out == expected, "{by:?}, {tokens} tokens");
+        }
+    }
+}
+
+#[test]
+fn matrices_together_give_what_each_gives_alone() {
+    for (first, mut rng) in samples() {
+        let mut all = vec![first];
+        for _ in 0..rng.random_range(0..6) {
+            all.push(all[0].other(&mut rng));
+        }
+        let tiles: Vec<Tiles> = all.iter().map(Sample::tiles).collect();
+        let tokens = rng.random_range(1..40);
+        let x: Vec<f32> = (0..tokens * all[0].columns)
+            .map(|_| rng.random_range(-1.0..1.0))
+            .collect();
+        let alone: Vec<Vec<f32>> = tiles.iter().map(|t| products(best(), t, &x)).collect();
+        let threads = threads(rng.random_range(1..5));
+        let x = rounded(&threads, &tiles[0], &x);
+        let mut outs: Vec<Vec<f32>> = alone.iter().map(|o| vec![f32::NAN; o.len()]).collect();
+        let mut slices: Vec<&mut [f32]> = outs.iter_mut().map(Vec::as_mut_slice).collect();
+        project(&threads, &tiles.iter().collect::<Vec<_>>(), &x, &mut slices);
+        assert!(outs == alone, "{} matrices, {tokens} tokens", all.len());
+    }
+}
+
+/// Enough that activations are rounded and multiplied in several blocks, by
+/// several threads.
+#[test]
+fn many_tokens_are_multiplied_as_few_are() {
+    let mut rng = StdRng::seed_from_u64(11);
+    let sample = Sample::of(&mut rng, 40, 2048 / 64, 4, 64, Scales::Bf16);
+    let (tiles, columns) = (sample.tiles(), sample.columns);
+    let x: Vec<f32> = (0..301 * columns)
+        .map(|_| rng.random_range(-1.0..1.0))
+        .collect();
+    let together = products(best(), &tiles, &x);
+    for (x, together) in x.chunks(columns).zip(together.chunks(sample.count)) {
+        assert!(products(best(), &tiles, x) == together);
+    }
+}
+
+#[test]
+fn what_is_rounded_again_leaves_nothing_behind() {
+    let mut rng = StdRng::seed_from_u64(5);
+    let sample = Sample::new(&mut rng, 33, 4);
+    let (tiles, threads) = (sample.tiles(), threads(2));
+    let mut again = Rounded::default();
+    for tokens in [30, 1, 13, 0, 2] {
+        let x: Vec<f32> = (0..tokens * sample.columns)
+            .map(|_| rng.random_range(-1.0..1.0))
+            .collect();
+        again.round(&threads, &x, sample.columns, sample.group_size);
+        let mut out = vec![f32::NAN; tokens * sample.count];
+        project(&threads, &[&tiles], &again, &mut [&mut out]);
+        assert!(out == products(best(), &tiles, &x), "{tokens} tokens");
+    }
+}
+
+#[test]
+#[should_panic(expected = "columns")]
+fn matrices_of_other_columns_are_refused() {
+    let mut rng = StdRng::seed_from_u64(5);
+    let mut sample = |groups| Sample::of(&mut rng, 16, groups, 4, 64, Scales::F16).tiles();
+    let (one, other, threads) = (sample(1), sample(2), threads(1));
+    let x = rounded(&threads, &one, &[1.0; 64]);
+    project(&threads, &[&other], &x, &mut [&mut [0.0; 16]]);
+}
+
+#[test]
+#[should_panic(expected = "products")]
+fn outputs_of_another_length_are_refused() {
+    let mut rng = StdRng::seed_from_u64(5);
+    let tiles = Sample::of(&mut rng, 16, 1, 4, 64, Scales::F16).tiles();
+    let threads = threads(1);
+    let x = rounded(&threads, &tiles, &[1.0; 64]);
+    project(&threads, &[&tiles], &x, &mut [&mut [0.0; 15]]);
 }
 
 #[test]
@@ -268,9 +457,9 @@ fn a_tokens_products_do_not_depend_on_the_others() {
         let x: Vec<f32> = (0..tokens * columns)
             .map(|_| rng.random_range(-1.0..1.0))
             .collect();
-        let together = project(&tiles, &x);
+        let together = products(best(), &tiles, &x);
         for (x, together) in x.chunks(columns).zip(together.chunks(sample.count)) {
-            assert!(project(&tiles, x) == together, "{}", sample.what());
+            assert!(products(best(), &tiles, x) == together, "{}", sample.what());
         }
     }
 }
@@ -281,10 +470,10 @@ fn what_is_not_a_number_shows_in_its_own_token_alone() {
     let sample = Sample::new(&mut rng, 20, 2);
     let (tiles, columns) = (sample.tiles(), sample.columns);
     let mut x = vec![0.5; 3 * columns];
-    let well = project(&tiles, &x);
+    let well = products(best(), &tiles, &x);
     for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
         x[columns + 5] = bad;
-        let products = project(&tiles, &x);
+        let products = products(best(), &tiles, &x);
         let (rows, count) = (products.chunks(sample.count), sample.count);
         let rows: Vec<&[f32]> = rows.collect();
         assert!(rows[1].iter().all(|x| !x.is_finite()));

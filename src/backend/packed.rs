@@ -1,32 +1,30 @@
-//! Weight matrices on the CPU: rows left as they are stored, and unpacked one
-//! at a time. Knows nothing of what they are multiplied with.
+//! Weight matrices in the host's memory: rows left as they are stored, and
+//! unpacked one at a time. Knows nothing of what they are multiplied with.
 
-use candle_core::Result;
 use pulp::{Arch, Simd, WithSimd};
 
-use super::weights::to_f32;
-use crate::backend::{Dtype, MatrixWeights};
+use super::{Dtype, MatrixWeights};
 use crate::blob::Blob;
 
 /// Rows of a matrix as they are stored.
-pub(super) struct PackedRows {
+pub(in crate::backend) struct PackedRows {
     /// `out`.
-    pub(super) count: usize,
+    pub(in crate::backend) count: usize,
     /// `in`.
-    pub(super) columns: usize,
+    pub(in crate::backend) columns: usize,
     /// The elements; each row is `row_bytes` long.
     bytes: Blob,
     row_bytes: usize,
-    pub(super) format: Format,
+    pub(in crate::backend) format: Format,
     /// A copy of 4-bit weights that begin in the middle of a word. Files are
     /// rarely like that.
     moved: Option<Vec<u32>>,
     /// The instruction set of this machine.
-    pub(super) arch: Arch,
+    pub(in crate::backend) arch: Arch,
 }
 
 /// How the elements of a row are stored.
-pub(super) enum Format {
+pub(in crate::backend) enum Format {
     F32,
     F16,
     Bf16,
@@ -98,14 +96,14 @@ fn f16_to_f32(bits: u16) -> f32 {
 }
 
 impl PackedRows {
-    pub(super) fn new(weights: MatrixWeights) -> Result<Self> {
+    pub(in crate::backend) fn new(weights: MatrixWeights) -> Result<Self, String> {
         let (elements, columns, format) = match weights {
             MatrixWeights::Dense(raw) => {
                 let format = match raw.dtype {
                     Dtype::F32 => Format::F32,
                     Dtype::F16 => Format::F16,
                     Dtype::Bf16 => Format::Bf16,
-                    Dtype::U32 | Dtype::U8 => candle_core::bail!("integers are not weights"),
+                    Dtype::U32 | Dtype::U8 => return Err("integers are not weights".to_owned()),
                 };
                 let columns = raw.shape[1];
                 (raw, columns, format)
@@ -121,8 +119,8 @@ impl PackedRows {
                 let format = Format::Affine {
                     bits,
                     group_size,
-                    scales: to_f32(&scales)?,
-                    biases: to_f32(&biases)?,
+                    scales: scales.to_f32()?,
+                    biases: biases.to_f32()?,
                 };
                 (packed, columns, format)
             }
@@ -155,7 +153,7 @@ impl PackedRows {
     }
 
     /// Row `row` as `f32` into `out`, which is `columns` long.
-    pub(super) fn unpack(&self, row: usize, out: &mut [f32]) {
+    pub(in crate::backend) fn unpack(&self, row: usize, out: &mut [f32]) {
         self.arch.dispatch(UnpackRow {
             rows: self,
             row,
@@ -165,13 +163,13 @@ impl PackedRows {
 
     /// The bytes of row `row`.
     #[inline(always)]
-    pub(super) fn row(&self, row: usize) -> &[u8] {
+    pub(in crate::backend) fn row(&self, row: usize) -> &[u8] {
         &self.bytes[row * self.row_bytes..][..self.row_bytes]
     }
 
     /// The words of 4-bit weights, eight in each, the first one lowest.
     #[inline(always)]
-    pub(super) fn words(&self) -> &[u32] {
+    pub(in crate::backend) fn words(&self) -> &[u32] {
         match &self.moved {
             Some(words) => words,
             None => bytemuck::cast_slice(&self.bytes),
@@ -181,7 +179,7 @@ impl PackedRows {
     /// [`Self::unpack`] within a function that is compiled for this machine's
     /// vector instructions.
     #[inline(always)]
-    pub(super) fn unpack_inline(&self, row: usize, out: &mut [f32]) {
+    pub(in crate::backend) fn unpack_inline(&self, row: usize, out: &mut [f32]) {
         let bytes = self.row(row);
         match &self.format {
             Format::F32 => {

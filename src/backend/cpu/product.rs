@@ -10,12 +10,12 @@
 
 mod four_bits;
 
-use candle_core::{Device, Result, Tensor};
-use pulp::{Simd, WithSimd};
-use rayon::prelude::*;
+use std::cell::RefCell;
 
-use super::packed::{Format, PackedRows};
-use super::with_elements;
+use pulp::{Simd, WithSimd};
+
+use crate::backend::packed::{Format, PackedRows};
+use crate::backend::threads::Threads;
 use four_bits::{FourBits, NIBBLES};
 
 /// Rows and tokens of a tile: with 16 registers, 12 sums and what one step
@@ -33,41 +33,64 @@ const BLOCK_TOKENS: usize = 8 * TILE_TOKENS;
 /// Rows are padded to a multiple of this: as long as any machine's vectors.
 const LANES: usize = 16;
 
+/// What products need besides, kept from one to the next.
+#[derive(Default)]
+pub(super) struct Scratch {
+    /// Activations in the order of the weights.
+    arranged: Vec<f32>,
+    /// `[out, T]`.
+    transposed: Vec<f32>,
+}
+
+thread_local! {
+    /// A thread's room for unpacked rows.
+    static UNPACKED: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
+}
+
 /// `x` `[T, in]` times the transposed `rows`: `[T, out]`.
-pub(super) fn project(rows: &PackedRows, x: &Tensor) -> Result<Tensor> {
-    let (tokens, columns) = x.dims2()?;
-    if columns != rows.columns {
-        candle_core::bail!("{columns} columns meet weights of {}", rows.columns);
+pub(super) fn project(
+    threads: &Threads,
+    scratch: &mut Scratch,
+    rows: &PackedRows,
+    x: &[f32],
+    out: &mut [f32],
+) {
+    let columns = rows.columns;
+    let tokens = x.len() / columns;
+    if out.is_empty() {
+        return;
     }
     let order = Order::of(rows);
-    let x = with_elements(x, |x| Ok(order.arrange(x, columns)))?;
-    // Transposed, so that every block of rows writes its own part.
-    let mut transposed = vec![0.0; rows.count * tokens];
-    transposed
-        .par_chunks_mut(BLOCK_ROWS * tokens)
-        .enumerate()
-        .for_each_init(Vec::new, |unpacked, (index, out)| {
-            rows.arch.dispatch(MultiplyBlock {
-                rows,
-                order,
-                first: index * BLOCK_ROWS,
-                x: &x,
-                tokens,
-                unpacked,
-                out,
+    order.arrange(x, columns, &mut scratch.arranged);
+    let x = &scratch.arranged;
+    let multiply = |transposed: &mut [f32]| {
+        threads.for_each_chunk(transposed, BLOCK_ROWS * tokens, |index, out| {
+            UNPACKED.with_borrow_mut(|unpacked| {
+                rows.arch.dispatch(MultiplyBlock {
+                    rows,
+                    order,
+                    first: index * BLOCK_ROWS,
+                    x,
+                    tokens,
+                    unpacked,
+                    out,
+                });
             });
         });
-    let product = match tokens {
-        1 => transposed,
-        _ => transpose(&transposed, rows.count, tokens),
     };
-    Tensor::from_vec(product, (tokens, rows.count), &Device::Cpu)
+    if tokens == 1 {
+        return multiply(out);
+    }
+    // Transposed, so that every block of rows writes its own part.
+    scratch.transposed.resize(rows.count * tokens, 0.0);
+    multiply(&mut scratch.transposed);
+    transpose(threads, &scratch.transposed, rows.count, out);
 }
 
 /// `[rows, tokens]` as `[tokens, rows]`.
-pub(super) fn transpose(x: &[f32], rows: usize, tokens: usize) -> Vec<f32> {
-    let mut out = vec![0.0; x.len()];
-    let few = |(index, out): (usize, &mut [f32])| {
+fn transpose(threads: &Threads, x: &[f32], rows: usize, out: &mut [f32]) {
+    let tokens = out.len() / rows;
+    threads.for_each_chunk(out, LANES * rows, |index, out| {
         let first = index * LANES;
         for row in 0..rows {
             let from = &x[row * tokens + first..][..out.len() / rows];
@@ -75,13 +98,7 @@ pub(super) fn transpose(x: &[f32], rows: usize, tokens: usize) -> Vec<f32> {
                 out[token * rows + row] = value;
             }
         }
-    };
-    // One chunk is done before other threads have heard of it.
-    match tokens {
-        ..=LANES => out.chunks_mut(LANES * rows).enumerate().for_each(few),
-        _ => out.par_chunks_mut(LANES * rows).enumerate().for_each(few),
-    }
-    out
+    });
 }
 
 /// The order of the columns in unpacked rows and in activations.
@@ -110,9 +127,10 @@ impl Order {
     }
 
     /// Activations `[T, in]` in this order, padded as unpacked rows are.
-    fn arrange(self, x: &[f32], columns: usize) -> Vec<f32> {
+    fn arrange(self, x: &[f32], columns: usize, arranged: &mut Vec<f32>) {
         let padded = columns.next_multiple_of(LANES);
-        let mut arranged = vec![0.0; x.len() / columns * padded];
+        arranged.clear();
+        arranged.resize(x.len() / columns * padded, 0.0);
         let tokens = arranged.chunks_exact_mut(padded);
         for (out, x) in tokens.zip(x.chunks_exact(columns)) {
             match self {
@@ -129,7 +147,6 @@ impl Order {
                 }
             }
         }
-        arranged
     }
 }
 
