@@ -23,7 +23,8 @@ use std::time::{Duration, Instant};
 
 use criterion::{Criterion, Throughput};
 use llm_server::backend::{
-    self, AttentionSettings, Backend, BackendChoice, RawKv, Span, WithBackend,
+    self, Activation, AttentionSettings, Backend, BackendChoice, BackendError, RawKv, Span,
+    WithBackend,
 };
 
 use inputs::{Format, copies, dice, floats};
@@ -100,6 +101,7 @@ impl WithBackend for &mut Kernels<'_> {
                     for matrix in MATRICES {
                         self.products(&backend, format, matrix);
                     }
+                    self.gated(&backend, format);
                 }
                 for tokens in [512, 2048] {
                     self.prefill(&backend, tokens);
@@ -123,45 +125,65 @@ struct Call {
 }
 
 impl Kernels<'_> {
-    /// Products of `tokens` rows with a matrix, each time with the next of a
-    /// set of them.
-    fn products<B: Backend>(
+    /// Products with a matrix.
+    fn products<B: Backend>(&mut self, backend: &B, format: Format, matrix: (&str, usize, usize)) {
+        self.calls(backend, "product", format, matrix, |x, [weight]| {
+            backend.project(x, weight)
+        });
+    }
+
+    /// The first half of a gated MLP.
+    fn gated<B: Backend>(&mut self, backend: &B, format: Format) {
+        let (_, rows, columns) = MATRICES[0];
+        let matrix = ("gate and up", rows, columns);
+        self.calls(backend, "gated", format, matrix, |x, [gate, up]| {
+            backend.project_gated(x, gate, up, Activation::Silu)
+        });
+    }
+
+    /// What is done with [`TOKENS`] rows and `N` matrices of a shape, each
+    /// time with the next ones of a set.
+    fn calls<B: Backend, const N: usize>(
         &mut self,
         backend: &B,
+        what: &str,
         format: Format,
         (name, rows, columns): (&str, usize, usize),
+        act: impl Fn(&B::Tensor, [&B::Matrix; N]) -> Result<B::Tensor, BackendError>,
     ) {
         let mut set = Vec::new();
         let (prefix, numbers) = match (self.choice, format) {
-            (BackendChoice::CandleF32, _) => ("f32 product", Numbers::F32),
-            (_, Format::Bf16) => ("product", Numbers::Bf16),
-            _ => ("product", Numbers::Int8),
+            (BackendChoice::CandleF32, _) => ("f32 ", Numbers::F32),
+            (_, Format::Bf16) => ("", Numbers::Bf16),
+            _ => ("", Numbers::Int8),
         };
         let most = if name == "head" { STREAMS } else { usize::MAX };
         for tokens in TOKENS.into_iter().filter(|&tokens| tokens <= most) {
-            let bytes = format.bytes(rows, columns);
+            let bytes = N * format.bytes(rows, columns);
             let call = Call {
-                group: format!("{prefix}/{}", format.name()),
+                group: format!("{prefix}{what}/{}", format.name()),
                 name: format!("{name} [{rows}, {columns}]/{tokens}"),
                 numbers,
-                macs: tokens * rows * columns,
+                macs: N * tokens * rows * columns,
                 bytes,
             };
-            let set = &mut set;
+            let (set, act) = (&mut set, &act);
             self.measure(call, move || {
                 let mut random = dice();
                 while set.len() < copies(bytes) {
-                    let weights = format.random(rows, columns, &mut random);
-                    set.push(backend.matrix(weights).unwrap());
+                    set.push([(); N].map(|()| {
+                        let weights = format.random(rows, columns, &mut random);
+                        backend.matrix(weights).unwrap()
+                    }));
                 }
                 let x = floats(&[tokens, columns], &mut random);
                 let x = backend.parameter(&x).unwrap();
                 let mut next = set.iter().cycle();
                 move |calls| {
                     let began = Instant::now();
-                    for matrix in next.by_ref().take(calls) {
-                        let product = backend.project(&x, matrix).unwrap();
-                        backend.wait(&product).unwrap();
+                    for matrices in next.by_ref().take(calls) {
+                        let result = act(&x, matrices.each_ref()).unwrap();
+                        backend.wait(&result).unwrap();
                     }
                     began.elapsed()
                 }
