@@ -30,6 +30,7 @@ use super::{
 pub use array::Array;
 use array::{Pool, Shape};
 pub use attention::Kv;
+use attention::KvElement;
 pub use elementwise::Rotation;
 pub use experts::Experts;
 pub use weights::Matrix;
@@ -53,6 +54,7 @@ pub struct Cpu {
     threads: Threads,
     pool: Rc<Pool>,
     scratch: RefCell<weights::Scratch>,
+    attention: RefCell<attention::Scratch>,
     samplers: RefCell<Samplers>,
 }
 
@@ -78,7 +80,16 @@ impl Cpu {
             threads: Threads::new(threads.unwrap_or_else(threads::of_machine)),
             pool: Rc::default(),
             scratch: RefCell::default(),
+            attention: RefCell::default(),
             samplers: RefCell::default(),
+        }
+    }
+
+    /// What keys and values are kept in.
+    fn kv_element(&self) -> KvElement {
+        match self.products {
+            Products::Rounded => KvElement::F16,
+            Products::F32 => KvElement::F32,
         }
     }
 
@@ -191,6 +202,13 @@ impl Backend for Cpu {
         Dtype::F32
     }
 
+    fn kv_type(&self, _: &Array) -> Dtype {
+        match self.kv_element() {
+            KvElement::F16 => Dtype::F16,
+            KvElement::F32 => Dtype::F32,
+        }
+    }
+
     fn parameter(&self, raw: &RawTensor) -> Result<Array, BackendError> {
         self.stored(raw).map_err(failed("parameter"))
     }
@@ -300,7 +318,7 @@ impl Backend for Cpu {
     }
 
     fn kv(&self, kv_heads: usize, head_dim: usize) -> Result<Kv, BackendError> {
-        Ok(Kv::new(kv_heads, head_dim))
+        Ok(Kv::new(kv_heads, head_dim, self.kv_element()))
     }
 
     fn fork_kv(&self, kv: &Kv, len: usize) -> Result<Kv, BackendError> {
@@ -349,6 +367,7 @@ impl Backend for Cpu {
             };
             attention::attention(
                 &self.threads,
+                &mut self.attention.borrow_mut(),
                 (q, k, v),
                 (heads, head_dim),
                 spans,

@@ -68,6 +68,15 @@ const F16_UNIT: f32 = 1.0 / 4096.0;
 /// order than the reference's: sqrt(256) times that.
 pub(super) const F32_UNIT: f32 = 16.0 / 33_554_432.0;
 
+/// The unit of a model in f32 on `backend`: the CPU keeps keys and values in
+/// f16.
+pub(super) fn unit_on(backend: BackendChoice) -> f32 {
+    match backend {
+        BackendChoice::Candle => F16_UNIT,
+        _ => F32_UNIT,
+    }
+}
+
 /// Half a 127th of the largest activation of its group, which is some three
 /// times as large as the others.
 const ROUNDED_UNIT: f32 = 1.0 / 128.0;
@@ -115,12 +124,16 @@ fn subjects() -> Vec<Subject> {
                     continue;
                 }
                 BackendChoice::Candle => {
-                    // Others' products are the same ones. Random models have
-                    // no lead that such roundings leave.
                     let golden = read();
                     let trained = golden.margin > 0.05 * golden.scale;
-                    if trained && (name.ends_with("-4bit") || name.ends_with("-8bit")) {
-                        add("", &folder, ROUNDED_UNIT, None);
+                    let rounded = ["-4bit", "-8bit", "-mxfp4"];
+                    let rounded = rounded.iter().any(|kind| name.ends_with(kind));
+                    match rounded {
+                        false => add("", &folder, own.max(F16_UNIT), None),
+                        true if trained => add("", &folder, ROUNDED_UNIT, None),
+                        // Random models have no lead that such roundings
+                        // leave.
+                        true => {}
                     }
                     continue;
                 }

@@ -4,7 +4,7 @@
 
 use tempfile::TempDir;
 
-use super::golden::{BF16_UNIT, F32_UNIT, Golden, fixture, tolerance};
+use super::golden::{BF16_UNIT, F32_UNIT, Golden, fixture, tolerance, unit_on};
 use super::*;
 use crate::backend::{Backend, WithBackend, start};
 use crate::model::decoder::Decoder;
@@ -208,8 +208,8 @@ fn the_bytes_of_the_states_are_those_the_backend_holds() {
 fn compare(name: &str, files: &ModelFiles) {
     let golden = Golden::read(&fixture(name));
     let layers = DecoderConfig::load(files).unwrap().layers.len();
-    let tolerance = tolerance(F32_UNIT, layers, golden.scale);
     for &backend in BackendChoice::BUILT_IN {
+        let tolerance = tolerance(unit_on(backend), layers, golden.scale);
         let mut model = load(files, backend, &()).unwrap();
         for case in &golden.prompts {
             for chunk in [case.ids.len(), 3] {
@@ -225,7 +225,7 @@ fn compare(name: &str, files: &ModelFiles) {
 /// own logits in bf16 are off by up to 1.6 times that here.
 const AMPLIFIED: f32 = 2.5;
 
-/// The fixtures are in f32, and so is all that candle computes: here is what a
+/// The fixtures are in f32, and so is all that `candle-f32` computes: here is what a
 /// backend computes in the type of the weights, if they are in less. Without
 /// experts, for rounding sends tokens to others of them.
 #[test]
@@ -235,7 +235,7 @@ fn in_half_the_precision_logits_are_near_those_in_f32() {
         let files = of_folder(&files);
         let Golden { prompts, scale, .. } = Golden::read(&fixture(name));
         let layers = DecoderConfig::load(&files).unwrap().layers.len();
-        let mut wide = load(&files, BackendChoice::Candle, &()).unwrap();
+        let mut wide = load(&files, BackendChoice::CandleF32, &()).unwrap();
         for &backend in BackendChoice::BUILT_IN {
             let mut model = load(&files, backend, &()).unwrap();
             let unit = match model.info().kv.dtype {

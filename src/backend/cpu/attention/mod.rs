@@ -1,8 +1,21 @@
-//! Attention of a ragged step, and the keys and values it reads.
+//! Attention of a ragged step, and the keys and values it reads: `paged` keeps
+//! them, `step` shares a step's rows out among threads, and `many` and `few`
+//! are what a thread does with many queries of a sequence or a few of several.
+//! Both take the same sums in the same order, so that a query gets the same
+//! bits from either. Knows nothing of layers or models.
 
-mod kernel;
+mod exp;
+mod few;
+mod lines;
+mod many;
 mod paged;
+mod step;
+mod vectors;
 
-pub(super) use kernel::{exp, tanh};
-pub use paged::PagedKv as Kv;
-pub(super) use paged::{Settings, attention};
+pub(super) use exp::{exp, tanh};
+pub use paged::Kv;
+pub(super) use paged::KvElement;
+pub(super) use step::{Scratch, Settings, attention};
+
+#[cfg(test)]
+mod tests;

@@ -1,45 +1,149 @@
-//! Keys and values in pages that sequences share, and attention over them on
-//! the CPU.
-//!
-//! A fork shares the pages it begins with, and a page is read once for all
-//! sequences of a step that share it. What a row gets depends on its own
-//! sequence alone: its sums are taken page by page in one order, however many
-//! rows, sequences and threads there are.
+//! Keys and values in pages that sequences share. A fork shares the pages it
+//! begins with until one of the two adds to them. Knows nothing of attention.
+
+#![allow(unsafe_code)]
 
 use std::sync::Arc;
 
-use pulp::Arch;
-use rayon::prelude::*;
+use bytemuck::Pod;
+use half::f16;
 
-use super::kernel::{Attend, PAGE, Query, Scores, padded};
-use crate::backend::cpu::Result;
+use super::lines::Lines;
+use super::vectors::{Instructions, Machine, SIDE, Square, Work};
 use crate::backend::threads::Threads;
-use crate::backend::{Dtype, RawKv, RawTensor, Span};
+use crate::backend::{Dtype, RawKv, RawTensor};
 
-/// Queries a thread takes at a time: enough to use a page's keys often, few
-/// enough that what they come to stays in the cache beside it.
-const BLOCK_QUERIES: usize = 48;
+/// Positions of a page.
+pub(super) const PAGE: usize = 32;
+
+/// Values are padded to a multiple of this: as long as any machine's vectors.
+const LANES: usize = 16;
+
+/// Elements between the values of two positions.
+pub(super) fn padded(head_dim: usize) -> usize {
+    head_dim.next_multiple_of(LANES)
+}
+
+/// What keys and values are kept in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::backend::cpu) enum KvElement {
+    /// 16 bits: the nearest there are, and for what is beyond them the
+    /// largest.
+    F16,
+    /// 32 bits: as they come.
+    F32,
+}
 
 /// The keys and values of one sequence in one layer.
-pub struct PagedKv {
-    kv_heads: usize,
-    head_dim: usize,
+pub struct Kv {
+    shape: Shape,
+    element: KvElement,
     /// Positions there are.
     len: usize,
     /// As many as `len` positions take.
     pages: Vec<Arc<Page>>,
 }
 
-/// [`PAGE`] positions. Of each key-value head, the transposed keys
-/// `[head_dim, PAGE]` and the values `[PAGE, padded(head_dim)]`.
-#[derive(Clone)]
-struct Page(Vec<f32>);
+/// What the pages of a sequence have in common.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Shape {
+    pub(super) kv_heads: usize,
+    pub(super) head_dim: usize,
+}
 
-impl PagedKv {
-    pub(in crate::backend::cpu) fn new(kv_heads: usize, head_dim: usize) -> Self {
+/// [`PAGE`] positions. Of each key-value head, the transposed keys
+/// `[head_dim, PAGE]` and the values `[PAGE, padded(head_dim)]`. What
+/// is beyond a sequence's length and beyond a head's values may be anything.
+#[derive(Clone)]
+pub(super) struct Page(Lines);
+
+/// An element of keys and values.
+pub(super) trait Element: Pod + Send + Sync {
+    /// Its type.
+    const DTYPE: Dtype;
+
+    /// As [`Machine::load`] and [`Machine::widen`].
+    fn load<M: Machine>(m: M, x: &[Self]) -> M::V;
+
+    /// The [`Machine::LANES`] numbers at `x`.
+    ///
+    /// # Safety
+    /// They are there.
+    unsafe fn load_at<M: Machine>(m: M, x: *const Self) -> M::V;
+
+    /// As [`Machine::store`] and [`Machine::narrow`].
+    fn store<M: Machine>(m: M, out: &mut [Self], x: M::V);
+}
+
+impl Element for f32 {
+    const DTYPE: Dtype = Dtype::F32;
+
+    #[inline(always)]
+    fn load<M: Machine>(m: M, x: &[Self]) -> M::V {
+        m.load(x)
+    }
+
+    #[inline(always)]
+    unsafe fn load_at<M: Machine>(m: M, x: *const Self) -> M::V {
+        // SAFETY: as the caller says.
+        unsafe { m.load_at(x) }
+    }
+
+    #[inline(always)]
+    fn store<M: Machine>(m: M, out: &mut [Self], x: M::V) {
+        m.store(out, x);
+    }
+}
+
+impl Element for f16 {
+    const DTYPE: Dtype = Dtype::F16;
+
+    #[inline(always)]
+    fn load<M: Machine>(m: M, x: &[Self]) -> M::V {
+        m.widen(x)
+    }
+
+    #[inline(always)]
+    unsafe fn load_at<M: Machine>(m: M, x: *const Self) -> M::V {
+        // SAFETY: as the caller says.
+        unsafe { m.widen_at(x) }
+    }
+
+    #[inline(always)]
+    fn store<M: Machine>(m: M, out: &mut [Self], x: M::V) {
+        m.narrow(out, x);
+    }
+}
+
+impl Shape {
+    /// Elements of a head's keys, and of its keys and values, in a page.
+    fn strides(self) -> (usize, usize) {
+        let keys = self.head_dim * PAGE;
+        (keys, keys + PAGE * padded(self.head_dim))
+    }
+
+    /// Elements of a row of keys or values.
+    pub(super) fn width(self) -> usize {
+        self.kv_heads * self.head_dim
+    }
+
+    /// The keys and values of a head in a page of elements `E`.
+    #[inline(always)]
+    pub(super) fn head<E: Element>(self, page: &Page, head: usize) -> (&[E], &[E]) {
+        let (keys_len, head_len) = self.strides();
+        page.0.get()[head * head_len..][..head_len].split_at(keys_len)
+    }
+}
+
+impl Kv {
+    pub(in crate::backend::cpu) fn new(
+        kv_heads: usize,
+        head_dim: usize,
+        element: KvElement,
+    ) -> Self {
         Self {
-            kv_heads,
-            head_dim,
+            shape: Shape { kv_heads, head_dim },
+            element,
             len: 0,
             pages: Vec::new(),
         }
@@ -55,257 +159,315 @@ impl PagedKv {
         }
     }
 
-    /// The first `len` rows, `[len, kv_heads, head_dim]` each.
-    pub(in crate::backend::cpu) fn export(&self, len: usize) -> Result<RawKv> {
+    /// The first `len` positions, as they are kept.
+    ///
+    /// # Errors
+    /// If there are fewer.
+    pub(in crate::backend::cpu) fn export(&self, len: usize) -> Result<RawKv, String> {
         if len > self.len {
-            return Err(format!("{len} of {} rows", self.len));
+            return Err(format!("{len} of {} positions", self.len));
         }
-        let (head_dim, padded) = (self.head_dim, padded(self.head_dim));
-        let count = len * self.kv_heads * head_dim;
-        let mut keys: Vec<f32> = Vec::with_capacity(count);
-        let mut values: Vec<f32> = Vec::with_capacity(count);
-        for position in 0..len {
-            let (page, place) = (&self.pages[position / PAGE], position % PAGE);
-            for head in 0..self.kv_heads {
-                let (head_keys, head_values) = self.head(page, head);
-                keys.extend(head_keys.iter().skip(place).step_by(PAGE));
-                values.extend_from_slice(&head_values[place * padded..][..head_dim]);
-            }
-        }
-        let raw = |x: Vec<f32>| RawTensor {
-            dtype: Dtype::F32,
-            shape: vec![len, self.kv_heads, head_dim],
-            bytes: bytemuck::cast_slice(&x).to_vec().into(),
-        };
-        Ok(RawKv {
-            keys: raw(keys),
-            values: raw(values),
+        Ok(match self.element {
+            KvElement::F16 => self.export_as::<f16>(len),
+            KvElement::F32 => self.export_as::<f32>(len),
         })
     }
 
-    /// Appends rows that [`Self::export`] gave.
-    pub(in crate::backend::cpu) fn import(&mut self, raw: &RawKv) -> Result<()> {
-        let shape = &raw.keys.shape;
-        let fits = *shape == raw.values.shape && shape[1..] == [self.kv_heads, self.head_dim];
-        if !fits || [raw.keys.dtype, raw.values.dtype] != [Dtype::F32; 2] {
-            return Err(format!(
-                "keys {shape:?} and values {:?} of {:?}",
-                raw.values.shape, raw.keys.dtype
-            ));
+    fn export_as<E: Element>(&self, len: usize) -> RawKv {
+        let Shape { kv_heads, head_dim } = self.shape;
+        let mut keys: Vec<E> = Vec::with_capacity(len * self.shape.width());
+        let mut values: Vec<E> = Vec::with_capacity(len * self.shape.width());
+        for position in 0..len {
+            let (page, place) = (&self.pages[position / PAGE], position % PAGE);
+            for head in 0..kv_heads {
+                let (head_keys, head_values) = self.shape.head(page, head);
+                keys.extend(head_keys.iter().skip(place).step_by(PAGE));
+                values.extend_from_slice(&head_values[place * padded(head_dim)..][..head_dim]);
+            }
         }
-        self.append(&raw.keys.to_f32()?, &raw.values.to_f32()?);
+        let raw = |elements: Vec<E>| RawTensor {
+            dtype: E::DTYPE,
+            shape: vec![len, kv_heads, head_dim],
+            bytes: bytemuck::cast_slice(&elements).to_vec().into(),
+        };
+        RawKv {
+            keys: raw(keys),
+            values: raw(values),
+        }
+    }
+
+    /// Appends positions that [`Self::export`] gave.
+    ///
+    /// # Errors
+    /// If they are of another shape or kept in another type.
+    pub(in crate::backend::cpu) fn import(&mut self, raw: &RawKv) -> Result<(), String> {
+        match self.element {
+            KvElement::F16 => self.import_as::<f16>(raw),
+            KvElement::F32 => self.import_as::<f32>(raw),
+        }
+    }
+
+    fn import_as<E: Element>(&mut self, raw: &RawKv) -> Result<(), String> {
+        let Shape { kv_heads, head_dim } = self.shape;
+        let tokens = raw.keys.shape.first().copied().unwrap_or(0);
+        let shape = [tokens, kv_heads, head_dim];
+        for (what, raw) in [("keys", &raw.keys), ("values", &raw.values)] {
+            if raw.shape != shape || raw.dtype != E::DTYPE {
+                return Err(format!(
+                    "{what} {:?} {:?} where {:?} {shape:?} belong",
+                    raw.dtype,
+                    raw.shape,
+                    E::DTYPE
+                ));
+            }
+            let (size, bytes) = (shape.iter().product::<usize>(), raw.bytes.len());
+            if bytes != size * size_of::<E>() {
+                return Err(format!("{what}: {bytes} bytes of {size} elements"));
+            }
+        }
+        let elements = |raw: &RawTensor| -> Vec<E> {
+            let bytes = raw.bytes.chunks_exact(size_of::<E>());
+            bytes.map(bytemuck::pod_read_unaligned).collect()
+        };
+        let (keys, values) = (elements(&raw.keys), elements(&raw.values));
+        let width = self.shape.width();
+        let first = self.extend(tokens);
+        for position in 0..tokens {
+            let (page, place) = ((first + position) / PAGE, (first + position) % PAGE);
+            let page = self.shape.own(&mut self.pages[page], E::DTYPE.size());
+            let row = position * width..(position + 1) * width;
+            let heads = self.shape.heads_mut::<E>(page);
+            let rows = keys[row.clone()].chunks_exact(head_dim);
+            let rows = rows.zip(values[row].chunks_exact(head_dim));
+            for (head, (key, value)) in heads.zip(rows) {
+                let (keys, values) = head.split_at_mut(head_dim * PAGE);
+                for (keys, key) in keys.chunks_exact_mut(PAGE).zip(key) {
+                    keys[place] = *key;
+                }
+                values[place * padded(head_dim)..][..head_dim].copy_from_slice(value);
+            }
+        }
         Ok(())
     }
 
-    /// Elements of a head's keys, and of its keys and values, in a page.
-    fn strides(&self) -> (usize, usize) {
-        let keys = self.head_dim * PAGE;
-        (keys, keys + PAGE * padded(self.head_dim))
+    pub(super) fn shape(&self) -> Shape {
+        self.shape
+    }
+
+    pub(super) fn element(&self) -> KvElement {
+        self.element
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.len
+    }
+
+    pub(super) fn page(&self, index: usize) -> &Arc<Page> {
+        &self.pages[index]
     }
 
     /// Appends rows, `[n, kv_heads, head_dim]` each.
-    fn append(&mut self, keys: &[f32], values: &[f32]) {
-        let (keys_len, head_len) = self.strides();
-        let (head_dim, padded) = (self.head_dim, padded(self.head_dim));
-        let width = self.kv_heads * head_dim;
-        for (key, value) in keys.chunks_exact(width).zip(values.chunks_exact(width)) {
-            let place = self.len % PAGE;
-            if place == 0 {
-                let page = vec![0.0; self.kv_heads * head_len];
-                self.pages.push(Arc::new(Page(page)));
-            }
-            self.len += 1;
-            let Some(page) = self.pages.last_mut() else {
-                continue;
-            };
-            let heads = Arc::make_mut(page).0.chunks_exact_mut(head_len);
-            let rows = key.chunks_exact(head_dim).zip(value.chunks_exact(head_dim));
-            for (head, (key, value)) in heads.zip(rows) {
-                let (keys, values) = head.split_at_mut(keys_len);
-                for (keys, &key) in keys.chunks_exact_mut(PAGE).zip(key) {
-                    keys[place] = key;
-                }
-                values[place * padded..][..head_dim].copy_from_slice(value);
-            }
+    pub(super) fn append(&mut self, by: Instructions, keys: &[f32], values: &[f32]) {
+        let rows = self.rows_for(by, keys, values);
+        let first = rows.first / PAGE;
+        for (index, page) in self.pages[first..].iter_mut().enumerate() {
+            rows.write(page, first + index);
         }
     }
-}
 
-/// What a row of attention sees and how, as in
-/// [`crate::backend::AttentionSettings`].
-pub(in crate::backend::cpu) struct Settings<'a> {
-    pub(in crate::backend::cpu) scale: f32,
-    pub(in crate::backend::cpu) softcap: Option<f32>,
-    pub(in crate::backend::cpu) window: Option<usize>,
-    pub(in crate::backend::cpu) sinks: Option<&'a [f32]>,
-}
-
-/// As [`crate::backend::Backend::attention`] says.
-pub(in crate::backend::cpu) fn attention(
-    _threads: &Threads,
-    (q, k, v): (&[f32], &[f32], &[f32]),
-    (heads, head_dim): (usize, usize),
-    spans: &mut [Span<'_, PagedKv>],
-    settings: &Settings<'_>,
-    out: &mut [f32],
-) {
-    let spans = append(spans, k, v);
-    let step = Step {
-        heads,
-        head_dim,
-        scores: Scores {
-            scale: settings.scale,
-            softcap: settings.softcap,
-        },
-        window: settings.window.unwrap_or(usize::MAX),
-        sinks: settings.sinks,
-        q,
-    };
-    out.copy_from_slice(&step.attend(&spans));
-}
-
-/// Appends the rows of each span; the spans' sequences.
-fn append<'a>(
-    spans: &'a mut [Span<'_, PagedKv>],
-    keys: &[f32],
-    values: &[f32],
-) -> Vec<(usize, &'a PagedKv)> {
-    let mut start = 0;
-    let mut sequences = Vec::with_capacity(spans.len());
-    for span in spans {
-        let kv = &mut *span.kv;
-        let width = kv.kv_heads * kv.head_dim;
-        let rows = start * width..(start + span.tokens) * width;
-        kv.append(&keys[rows.clone()], &values[rows]);
-        start += span.tokens;
-        sequences.push((span.tokens, &*kv));
-    }
-    sequences
-}
-
-/// What the rows of a step have in common.
-struct Step<'a> {
-    heads: usize,
-    head_dim: usize,
-    scores: Scores,
-    window: usize,
-    sinks: Option<&'a [f32]>,
-    /// `[T, heads, head_dim]`.
-    q: &'a [f32],
-}
-
-/// A row of a step: which sequence it is of, and where in it.
-#[derive(Clone, Copy)]
-struct Row<'a> {
-    kv: &'a PagedKv,
-    position: usize,
-}
-
-impl Step<'_> {
-    /// The attention of all rows, `[T, heads * head_dim]`, where `spans` are
-    /// the numbers of rows of each sequence.
-    fn attend(&self, spans: &[(usize, &PagedKv)]) -> Vec<f32> {
-        let rows: Vec<Row<'_>> = spans
-            .iter()
-            .flat_map(|&(tokens, kv)| {
-                (kv.len - tokens..kv.len).map(move |position| Row { kv, position })
-            })
-            .collect();
-        let Some(first) = rows.first() else {
-            return Vec::new();
-        };
-        let group = self.heads / first.kv.kv_heads;
-        // One head after the other, so that every block of rows of a head
-        // writes its own part: [kv_heads, T, group * head_dim].
-        let width = group * self.head_dim;
-        let mut output = vec![0.0; rows.len() * self.heads * self.head_dim];
-        let block = (BLOCK_QUERIES / group).max(1);
-        let mut blocks = Vec::new();
-        for (head, output) in output.chunks_exact_mut(rows.len() * width).enumerate() {
-            let parts = rows.chunks(block).zip(output.chunks_mut(block * width));
-            for (index, (rows, output)) in parts.enumerate() {
-                blocks.push((head, index * block, rows, output));
-            }
-        }
-        let arch = Arch::new();
-        blocks
-            .into_par_iter()
-            .for_each(|(head, first, rows, output)| {
-                self.attend_block(arch, head, group, first, rows, output);
-            });
-        if rows.len() == 1 {
-            return output;
-        }
-        let mut sorted = Vec::with_capacity(output.len());
-        for row in 0..rows.len() {
-            for head in output.chunks_exact(rows.len() * width) {
-                sorted.extend_from_slice(&head[row * width..][..width]);
-            }
-        }
-        sorted
-    }
-
-    /// The attention of one key-value head's queries of consecutive rows,
-    /// `first` and those after it, page by page.
-    fn attend_block(
-        &self,
-        arch: Arch,
-        kv_head: usize,
-        group: usize,
-        first: usize,
-        rows: &[Row<'_>],
-        output: &mut [f32],
+    /// As [`Self::append`], a page a task.
+    pub(super) fn append_by(
+        &mut self,
+        by: Instructions,
+        threads: &Threads,
+        keys: &[f32],
+        values: &[f32],
     ) {
-        let head_dim = self.head_dim;
-        let mut queries: Vec<Query<'_>> = Vec::with_capacity(rows.len() * group);
-        for (offset, row) in rows.iter().enumerate() {
-            for head in kv_head * group..(kv_head + 1) * group {
-                let place = (first + offset) * self.heads + head;
-                let sink = self.sinks.map(|sinks| sinks[head]);
-                queries.push(Query::new(
-                    &self.q[place * head_dim..][..head_dim],
-                    (row.position + 1).saturating_sub(self.window)..row.position + 1,
-                    sink,
-                ));
+        let rows = self.rows_for(by, keys, values);
+        let first = rows.first / PAGE;
+        threads.for_each_chunk(&mut self.pages[first..], 1, |index, pages| {
+            for page in pages {
+                rows.write(page, first + index);
             }
+        });
+    }
+
+    /// Makes room for rows and says where they go.
+    fn rows_for<'a>(
+        &mut self,
+        by: Instructions,
+        keys: &'a [f32],
+        values: &'a [f32],
+    ) -> NewRows<'a> {
+        NewRows {
+            by,
+            shape: self.shape,
+            element: self.element,
+            first: self.extend(keys.len() / self.shape.width()),
+            keys,
+            values,
         }
-        let pages = rows.iter().map(|row| row.position / PAGE + 1).max();
-        let mut tile: Vec<usize> = Vec::new();
-        for page in 0..pages.unwrap_or(0) {
-            let begins = page * PAGE;
-            // Rows one after the other that have this page in common.
-            let mut common: Option<&Arc<Page>> = None;
-            tile.clear();
-            for (row, queries_of_row) in rows.iter().zip((0..queries.len()).step_by(group)) {
-                let seen = &queries[queries_of_row].seen;
-                if seen.start >= begins + PAGE || seen.end <= begins {
-                    continue;
-                }
-                let own = &row.kv.pages[page];
-                if let Some(other) = common.filter(|other| !Arc::ptr_eq(other, own)) {
-                    let (keys, values) = row.kv.head(other, kv_head);
-                    let queries = &mut queries;
-                    Attend::new(keys, values, begins, self.scores).run(arch, queries, &tile);
-                    tile.clear();
-                }
-                common = Some(own);
-                tile.extend(queries_of_row..queries_of_row + group);
-            }
-            if let (Some(page), Some(row)) = (common, rows.first()) {
-                let (keys, values) = row.kv.head(page, kv_head);
-                Attend::new(keys, values, begins, self.scores).run(arch, &mut queries, &tile);
-            }
+    }
+
+    /// Adds as many positions; the first of them. Pages that are new have no
+    /// memory yet.
+    fn extend(&mut self, positions: usize) -> usize {
+        let first = self.len;
+        self.len += positions;
+        let empty = || Arc::new(Page(Lines::default()));
+        self.pages.resize_with(self.len.div_ceil(PAGE), empty);
+        first
+    }
+}
+
+impl Shape {
+    /// The page as one that nobody else has, with memory.
+    fn own(self, page: &mut Arc<Page>, element_size: usize) -> &mut Page {
+        let page = Arc::make_mut(page);
+        if page.0.is_empty() {
+            let (_, head_len) = self.strides();
+            page.0 = Lines::of::<u8>(self.kv_heads * head_len * element_size);
         }
-        for (query, output) in queries.iter().zip(output.chunks_exact_mut(head_dim)) {
-            query.finish(output);
+        page
+    }
+
+    /// The keys and values of each head.
+    fn heads_mut<E: Element>(self, page: &mut Page) -> impl Iterator<Item = &mut [E]> {
+        let (_, head_len) = self.strides();
+        page.0
+            .get_mut()
+            .chunks_exact_mut(head_len)
+            .take(self.kv_heads)
+    }
+}
+
+/// Rows that are appended to a sequence.
+#[derive(Clone, Copy)]
+struct NewRows<'a> {
+    by: Instructions,
+    shape: Shape,
+    element: KvElement,
+    /// The position of the first one.
+    first: usize,
+    /// `[n, kv_heads, head_dim]`, as are the values.
+    keys: &'a [f32],
+    values: &'a [f32],
+}
+
+impl NewRows<'_> {
+    /// Writes those of them that are in page `index`.
+    fn write(&self, page: &mut Arc<Page>, index: usize) {
+        match self.element {
+            KvElement::F16 => self.write_as::<f16>(page, index),
+            KvElement::F32 => self.write_as::<f32>(page, index),
+        }
+    }
+
+    fn write_as<E: Element>(&self, page: &mut Arc<Page>, index: usize) {
+        let page = self.shape.own(page, size_of::<E>());
+        let width = self.shape.width();
+        let begins = index * PAGE;
+        let start = self.first.max(begins);
+        let end = (self.first + self.keys.len() / width).min(begins + PAGE);
+        let rows = (start - self.first) * width..(end - self.first) * width;
+        let (keys, values) = (&self.keys[rows.clone()], &self.values[rows]);
+        for (head, elements) in self.shape.heads_mut::<E>(page).enumerate() {
+            self.by.run(WriteHead {
+                shape: self.shape,
+                head,
+                place: start - begins,
+                keys,
+                values,
+                elements,
+            });
         }
     }
 }
 
-impl PagedKv {
-    /// The keys and values of a head in a page.
-    fn head<'a>(&self, page: &'a Page, head: usize) -> (&'a [f32], &'a [f32]) {
-        let (keys_len, head_len) = self.strides();
-        page.0[head * head_len..][..head_len].split_at(keys_len)
+/// Up to so many rows are written one by one.
+const FEW: usize = 4;
+
+/// Writes a head's keys and values of some rows into a page.
+struct WriteHead<'a, E> {
+    shape: Shape,
+    head: usize,
+    /// Where in the page the first row goes.
+    place: usize,
+    /// `[n, kv_heads, head_dim]`, as are the values.
+    keys: &'a [f32],
+    values: &'a [f32],
+    /// The head's in the page.
+    elements: &'a mut [E],
+}
+
+impl<E: Element> Work for WriteHead<'_, E> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<M: Machine>(self, m: M) {
+        let Shape { head_dim, .. } = self.shape;
+        let width = self.shape.width();
+        let (keys_to, values_to) = self.elements.split_at_mut(head_dim * PAGE);
+        let rows = self.values.chunks_exact(width);
+        let places = values_to.chunks_exact_mut(padded(head_dim));
+        for (row, to) in rows.zip(places.skip(self.place)) {
+            let row = &row[self.head * head_dim..][..head_dim];
+            convert(m, row, to);
+        }
+        // Squares of positions by elements, so that each line of the page is
+        // written at once.
+        let count = self.keys.len() / width;
+        let mut narrow = [E::zeroed(); SIDE];
+        if count < FEW {
+            for (offset, row) in self.keys.chunks_exact(width).enumerate() {
+                let row = row[self.head * head_dim..][..head_dim].chunks(SIDE);
+                for (row, lines) in row.zip(keys_to.chunks_mut(SIDE * PAGE)) {
+                    convert(m, row, &mut narrow);
+                    for (line, key) in lines.chunks_exact_mut(PAGE).zip(narrow) {
+                        line[self.place + offset] = key;
+                    }
+                }
+            }
+            return;
+        }
+        let mut square = Square([[0.0; SIDE]; SIDE]);
+        for d in (0..head_dim).step_by(SIDE) {
+            let here = SIDE.min(head_dim - d);
+            for rows in (0..count).step_by(SIDE) {
+                let places = self.place + rows..self.place + (rows + SIDE).min(count);
+                let keys = self.keys[rows * width..].chunks_exact(width);
+                for (row, to) in keys.zip(&mut square.0) {
+                    to[..here].copy_from_slice(&row[self.head * head_dim + d..][..here]);
+                }
+                m.transpose(&mut square);
+                let lines = keys_to[d * PAGE..].chunks_exact_mut(PAGE).take(here);
+                for (line, from) in lines.zip(&square.0) {
+                    convert(m, from, &mut narrow);
+                    let line = &mut line[places.clone()];
+                    line.copy_from_slice(&narrow[..line.len()]);
+                }
+            }
+        }
+    }
+}
+
+/// Converts all of `from` into the beginning of `to`, of which there are
+/// [`LANES`] for any that `from` has.
+#[inline(always)]
+fn convert<M: Machine, E: Element>(m: M, from: &[f32], to: &mut [E]) {
+    let whole = from.len() / LANES * LANES;
+    let (head, tail) = from.split_at(whole);
+    let (to_head, to_tail) = to.split_at_mut(whole);
+    let vectors = head.chunks_exact(M::LANES);
+    for (from, to) in vectors.zip(to_head.chunks_exact_mut(M::LANES)) {
+        E::store(m, to, m.load(from));
+    }
+    if !tail.is_empty() {
+        let mut rest = [0.0; LANES];
+        rest[..tail.len()].copy_from_slice(tail);
+        let vectors = rest.chunks_exact(M::LANES);
+        for (from, to) in vectors.zip(to_tail[..LANES].chunks_exact_mut(M::LANES)) {
+            E::store(m, to, m.load(from));
+        }
     }
 }

@@ -5,11 +5,14 @@
 // Lanes of several arrays are walked by their indices.
 #![allow(clippy::needless_range_loop)]
 
+use std::array;
 use std::ops::Range;
 
 use pulp::{Arch, Simd, WithSimd};
 
 use super::GROUPS;
+#[cfg(target_arch = "x86_64")]
+use super::avx512;
 use super::shared::Shared;
 use crate::backend::threads::Threads;
 
@@ -143,14 +146,14 @@ impl Rounded {
             factors: Shared::new(&mut self.factors),
         };
         let spans = spans(self.tokens);
-        let arch = Arch::new();
         let round = |span, groups| {
-            arch.dispatch(Round {
+            Round {
                 x,
                 into,
                 span,
                 groups,
-            })
+            }
+            .run();
         };
         if x.len() <= ALONE {
             return (0..spans).for_each(|span| round(span, 0..groups));
@@ -181,7 +184,7 @@ impl Rounded {
 
 /// Where rounded activations go.
 #[derive(Clone, Copy)]
-struct Into<'a> {
+pub(super) struct Into<'a> {
     tokens: usize,
     columns: usize,
     group_size: usize,
@@ -192,18 +195,38 @@ struct Into<'a> {
 /// The rounding of some groups of the columns of a span's tokens, with this
 /// machine's vector instructions. Whoever makes one answers for it: no two
 /// that run at a time have a group of a span in common.
-struct Round<'a> {
+pub(super) struct Round<'a> {
     x: &'a [f32],
     into: Into<'a>,
     span: usize,
     groups: Range<usize>,
 }
 
-impl WithSimd for Round<'_> {
-    type Output = ();
+/// Columns that are taken side by side.
+pub(super) const LANES: usize = 16;
 
+/// A group of `N` times [`LANES`] columns as it is rounded: what it is made
+/// of, and the bytes.
+pub(super) type Group<const N: usize> = (Factors, [[u8; LANES]; N]);
+
+impl Round<'_> {
+    fn run(self) {
+        #[cfg(target_arch = "x86_64")]
+        if avx512::is_there() {
+            // SAFETY: just asked for.
+            return unsafe { avx512::round(self) };
+        }
+        Arch::new().dispatch(self);
+    }
+
+    /// How many times [`LANES`] columns a group has.
+    pub(super) fn group_lanes(&self) -> usize {
+        self.into.group_size / LANES
+    }
+
+    /// All of it by `one`, which rounds a group.
     #[inline(always)]
-    fn with_simd<S: Simd>(self, _simd: S) {
+    pub(super) fn by<const N: usize>(self, one: impl Fn(&[[f32; LANES]; N]) -> Group<N>) {
         let Self {
             x,
             into,
@@ -229,37 +252,55 @@ impl WithSimd for Round<'_> {
         {
             for t in 0..count {
                 let x = &x[(first + t) * columns + group * group_size..][..group_size];
-                let (x, _) = x.as_chunks();
-                let inverse;
-                (factors[t], inverse) = factors_of(x);
-                for (x, chunks) in x.iter().zip(chunks.chunks_exact_mut(count)) {
-                    chunks[t] = round_eight(x, inverse);
+                let x = x.as_chunks().0.first_chunk();
+                let bytes;
+                (factors[t], bytes) = one(x.expect("a group is N times LANES columns"));
+                let eights = bytes.as_flattened().as_chunks().0;
+                for (chunks, &[a, b, c, d, e, f, g, h]) in
+                    chunks.chunks_exact_mut(count).zip(eights)
+                {
+                    let word = i32::from_le_bytes;
+                    chunks[t] = [word([a, b, c, d]), word([e, f, g, h])];
                 }
             }
         }
     }
 }
-/// What a group of columns is made of, and what its columns are multiplied
-/// with to be rounded. Sums are of every eighth column, then those together,
-/// on every machine.
+
+impl WithSimd for Round<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, _simd: S) {
+        match self.group_lanes() {
+            2 => self.by::<2>(round_group),
+            4 => self.by::<4>(round_group),
+            _ => self.by::<8>(round_group),
+        }
+    }
+}
+
+/// A group rounded. Sums are of every sixteenth column, then those together in
+/// halves, on every machine.
 #[inline(always)]
-fn factors_of(x: &[[f32; 8]]) -> (Factors, f32) {
-    let mut largest = [0f32; 8];
-    let mut sums = [0f32; 8];
+pub(super) fn round_group<const N: usize>(x: &[[f32; LANES]; N]) -> Group<N> {
+    let mut largest = [0f32; LANES];
+    let mut sums = [0f32; LANES];
     for x in x {
-        for lane in 0..8 {
-            let size = x[lane].abs();
-            largest[lane] = if size > largest[lane] {
-                size
-            } else {
-                largest[lane]
-            };
+        for lane in 0..LANES {
+            largest[lane] = larger(largest[lane], x[lane].abs());
             sums[lane] += x[lane];
         }
     }
-    let largest = largest.into_iter().fold(0f32, f32::max);
-    let sum =
-        ((sums[0] + sums[4]) + (sums[1] + sums[5])) + ((sums[2] + sums[6]) + (sums[3] + sums[7]));
+    let (factors, inverse) = factors_of(folded(largest, larger), folded(sums, |a, b| a + b));
+    let byte = |x: f32| (x * inverse + ROUNDING).to_bits() as u8;
+    (factors, x.map(|x| x.map(byte)))
+}
+
+/// What a group is made of whose largest element and sum are these, and what
+/// its elements are multiplied with to be rounded.
+#[inline(always)]
+pub(super) fn factors_of(largest: f32, sum: f32) -> (Factors, f32) {
     match largest {
         // What is not a number shows in the sum.
         0.0 => (Factors { scale: 0.0, sum }, 0.0),
@@ -270,18 +311,21 @@ fn factors_of(x: &[[f32; 8]]) -> (Factors, f32) {
     }
 }
 
-/// Adding it to a number of at most 2^22 rounds that to a whole one, which is
-/// then in the lowest bits of the sum.
-const ROUNDING: f32 = 12_582_912.0;
-
-/// `x * inverse`, which is from -127 to 127, rounded to whole numbers, ties to
-/// even.
+/// The larger one; `a` if `b` is not a number. One instruction, unlike
+/// `f32::max`.
 #[inline(always)]
-fn round_eight(x: &[f32; 8], inverse: f32) -> Chunk {
-    let mut bytes = [0u32; 8];
-    for lane in 0..8 {
-        bytes[lane] = (x[lane] * inverse + ROUNDING).to_bits() & 0xff;
-    }
-    let word = |b: &[u32]| (b[0] | b[1] << 8 | b[2] << 16 | b[3] << 24) as i32;
-    [word(&bytes[..4]), word(&bytes[4..])]
+fn larger(a: f32, b: f32) -> f32 {
+    if b > a { b } else { a }
 }
+
+/// All of it made one, in halves, as vectors are folded.
+#[inline(always)]
+fn folded(x: [f32; LANES], by: impl Fn(f32, f32) -> f32) -> f32 {
+    let x: [f32; 8] = array::from_fn(|lane| by(x[lane], x[lane + 8]));
+    let x: [f32; 4] = array::from_fn(|lane| by(x[lane], x[lane + 4]));
+    by(by(x[0], x[2]), by(x[1], x[3]))
+}
+
+/// Added to a number of at most 2^22 it rounds that to a whole one, ties to
+/// even, which is then in the lowest bits of the sum.
+pub(super) const ROUNDING: f32 = 12_582_912.0;

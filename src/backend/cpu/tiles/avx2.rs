@@ -9,6 +9,7 @@
 use std::arch::x86_64::*;
 
 use super::activations::{Chunk, Factors};
+use super::avx512::{AHEAD, ASKED};
 use super::{Line, Scales, TileRows, WIDTH};
 
 /// Whether this machine has the instructions of [`multiply`].
@@ -61,8 +62,8 @@ macro_rules! multiply_by {
                 let groups = blocks.zip(chunks.chunks_exact(per_group));
                 for ((block, chunks), factors) in groups.zip(factors) {
                     let (head, weights) = block.split_at(scale_lines);
-                    for line in head {
-                        prefetch(line);
+                    if T >= ASKED {
+                        head.iter().for_each(|line| prefetch(line));
                     }
                     let dots = $dots::<T, BITS, N>(weights, chunks, first);
                     add(&mut sums, &dots, rows.scales, head, &factors[first..]);
@@ -123,8 +124,8 @@ fn dots<const T: usize, const BITS: usize, const N: usize>(
     let mut dots = [[_mm256_setzero_si256(); HALVES]; N];
     let several = weights.chunks_exact(IN_16_BITS * BITS / 4);
     for (lines, chunks) in several.zip(chunks.chunks_exact(IN_16_BITS)) {
-        for line in lines {
-            prefetch(line);
+        if T >= ASKED {
+            lines.iter().for_each(|line| prefetch(line));
         }
         for half in 0..HALVES {
             // Of eight-bit weights the upper four bits by themselves.
@@ -182,8 +183,8 @@ macro_rules! dots_by {
             let low = _mm256_set1_epi8(15);
             let mut dots = [[_mm256_setzero_si256(); HALVES]; N];
             for (lines, chunk) in weights.chunks_exact(BITS / 4).zip(chunks) {
-                for line in lines {
-                    prefetch(line);
+                if T >= ASKED {
+                    lines.iter().for_each(|line| prefetch(line));
                 }
                 for half in 0..HALVES {
                     let weights = match BITS {
@@ -266,9 +267,6 @@ pub(super) fn act(
 ) {
     gate.iter_mut().zip(up).for_each(|(gate, up)| act(gate, up));
 }
-
-/// How far ahead of the products weights are asked for, in lines.
-const AHEAD: usize = 48;
 
 /// Asks for what is [`AHEAD`] of `line`.
 #[inline]

@@ -7,7 +7,7 @@
 
 use std::arch::x86_64::*;
 
-use super::activations::{Chunk, Factors};
+use super::activations::{Chunk, Factors, Group, LANES, ROUNDING, Round, factors_of};
 use super::{Line, Scales, TileRows, WIDTH};
 
 /// Whether this machine has the instructions.
@@ -18,7 +18,12 @@ pub(super) fn is_there() -> bool {
 }
 
 /// How far ahead of the products weights are asked for, in lines.
-const AHEAD: usize = 48;
+pub(super) const AHEAD: usize = 48;
+
+/// From so many tokens on weights are asked for ahead. With fewer, products
+/// are done before the lines come, and the core's own guesses, which the
+/// asking disturbs, are ahead far enough: it reads a tenth to a fifth more.
+pub(super) const ASKED: usize = 4;
 
 /// As [`super::portable::multiply`], bit for bit.
 ///
@@ -37,16 +42,16 @@ pub(super) fn multiply<const T: usize, const BITS: usize>(
     let blocks = rows.lines.chunks_exact(scale_lines + weight_lines);
     for ((block, chunks), factors) in blocks.zip(chunks.chunks_exact(per_group)).zip(factors) {
         let (head, weights) = block.split_at(scale_lines);
-        for line in head {
-            prefetch(line);
+        if T >= ASKED {
+            head.iter().for_each(|line| prefetch(line));
         }
         // Where there are few tokens, each has two sums, so that a product
         // does not wait for the one before it.
         let mut dots = [[_mm512_setzero_si512(); 2]; T];
         let second_sum = usize::from(T < 4);
         for (lines, chunk) in weights.chunks_exact(BITS / 4).zip(chunks) {
-            for line in lines {
-                prefetch(line);
+            if T >= ASKED {
+                lines.iter().for_each(|line| prefetch(line));
             }
             let (first, second) = match BITS {
                 4 => {
@@ -140,4 +145,53 @@ fn scales(kind: Scales, head: &[Line]) -> (__m512, __m512) {
             _mm512_castsi512_ps(load(&head[1])),
         ),
     }
+}
+
+/// Rounds, as the others do, bit for bit.
+///
+/// Asks for `avx512f`, `avx512bw` and `avx512vnni`.
+#[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
+pub(super) fn round(work: Round<'_>) {
+    match work.group_lanes() {
+        2 => work.by::<2>(|x| round_group(x)),
+        4 => work.by::<4>(|x| round_group(x)),
+        _ => work.by::<8>(|x| round_group(x)),
+    }
+}
+
+/// As [`super::activations::round_group`], bit for bit.
+#[inline]
+#[target_feature(enable = "avx512f")]
+pub(super) fn round_group<const N: usize>(x: &[[f32; LANES]; N]) -> Group<N> {
+    // SAFETY: each is 16 floats, 64 bytes, and we hold a reference to it.
+    let x = x.each_ref().map(|x| unsafe { _mm512_loadu_ps(x.as_ptr()) });
+    let mut largest = _mm512_setzero_ps();
+    let mut sums = _mm512_setzero_ps();
+    for x in x {
+        // The second one if the first is not a number.
+        largest = _mm512_max_ps(_mm512_abs_ps(x), largest);
+        sums = _mm512_add_ps(sums, x);
+    }
+    let upper = |x| _mm256_castpd_ps(_mm512_extractf64x4_pd::<1>(_mm512_castps_pd(x)));
+    let largest = _mm256_max_ps(upper(largest), _mm512_castps512_ps256(largest));
+    let sums = _mm256_add_ps(_mm512_castps512_ps256(sums), upper(sums));
+    let upper = |x| _mm256_extractf128_ps::<1>(x);
+    let largest = _mm_max_ps(upper(largest), _mm256_castps256_ps128(largest));
+    let sums = _mm_add_ps(_mm256_castps256_ps128(sums), upper(sums));
+    let largest = _mm_max_ps(_mm_movehl_ps(largest, largest), largest);
+    let sums = _mm_add_ps(sums, _mm_movehl_ps(sums, sums));
+    let largest = _mm_max_ss(_mm_movehdup_ps(largest), largest);
+    let sums = _mm_add_ss(sums, _mm_movehdup_ps(sums));
+    let (factors, inverse) = factors_of(_mm_cvtss_f32(largest), _mm_cvtss_f32(sums));
+
+    let (inverse, rounding) = (_mm512_set1_ps(inverse), _mm512_set1_ps(ROUNDING));
+    let bytes = x.map(|x| {
+        let whole = _mm512_add_ps(_mm512_mul_ps(x, inverse), rounding);
+        let low = _mm512_cvtepi32_epi8(_mm512_castps_si512(whole));
+        let mut bytes = [0; LANES];
+        // SAFETY: `bytes` is 16 bytes, and ours alone.
+        unsafe { _mm_storeu_si128(bytes.as_mut_ptr().cast(), low) };
+        bytes
+    });
+    (factors, bytes)
 }

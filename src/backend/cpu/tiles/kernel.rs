@@ -9,6 +9,8 @@ use std::ops::Range;
 use std::sync::LazyLock;
 
 use super::activations::{MOST, Rounded, Span};
+#[cfg(target_arch = "aarch64")]
+use super::neon;
 use super::shared::Shared;
 use super::{TileRows, Tiles, WIDTH, portable};
 #[cfg(target_arch = "x86_64")]
@@ -36,6 +38,11 @@ pub(super) enum Instructions {
     AvxVnni,
     #[cfg(target_arch = "x86_64")]
     Avx512,
+    #[cfg(target_arch = "aarch64")]
+    Neon,
+    /// With products of unsigned bytes with signed ones.
+    #[cfg(target_arch = "aarch64")]
+    NeonMixed,
 }
 
 /// The best of this machine.
@@ -47,6 +54,12 @@ static BEST: LazyLock<Instructions> = LazyLock::new(|| {
         return Instructions::AvxVnni;
     } else if avx2::is_there() {
         return Instructions::Avx2;
+    }
+    #[cfg(target_arch = "aarch64")]
+    if neon::is_mixed_there() {
+        return Instructions::NeonMixed;
+    } else if neon::is_there() {
+        return Instructions::Neon;
     }
     Instructions::Portable
 });
@@ -111,9 +124,9 @@ pub(super) fn project_by(
             for (weights, out) in weights.iter().zip(shared.iter().flatten()) {
                 if tile < weights.tiles() {
                     let rows = weights.tile(tile);
+                    let mut products = [[0.0; WIDTH]; MOST];
                     for span in spans {
                         let span = x.span(span);
-                        let mut products = [[0.0; WIDTH]; MOST];
                         by.multiply(weights.bits, &rows, x, span, &mut products);
                         // SAFETY: each call has a tile of its own, or spans.
                         unsafe { out.put(tile, span, &products) };
@@ -143,10 +156,10 @@ pub(super) fn project_gated_by(
     let out = Out::new(gate, x, out);
     for_each_tile(threads, gate.tiles(), x, |tile, spans| {
         let (gate_rows, up_rows) = (gate.tile(tile), up.tile(tile));
+        let mut products = [[0.0; WIDTH]; MOST];
+        let mut others = [[0.0; WIDTH]; MOST];
         for span in spans {
             let span = x.span(span);
-            let mut products = [[0.0; WIDTH]; MOST];
-            let mut others = [[0.0; WIDTH]; MOST];
             by.multiply(gate.bits, &gate_rows, x, span, &mut products);
             by.multiply(up.bits, &up_rows, x, span, &mut others);
             by.act(&mut products[..span.count], &others[..span.count], &act);
@@ -332,6 +345,18 @@ impl Instructions {
             // SAFETY: as above.
             #[cfg(target_arch = "x86_64")]
             (Self::Avx512, _) => unsafe { avx512::multiply::<T, 8>(tile, chunks, factors) },
+            // SAFETY: these instructions are chosen where `is_there` says so,
+            // as it does wherever `is_mixed_there` does.
+            #[cfg(target_arch = "aarch64")]
+            (Self::Neon | Self::NeonMixed, 4) => unsafe {
+                neon::multiply::<T, 4>(tile, chunks, factors)
+            },
+            // SAFETY: as above.
+            #[cfg(target_arch = "aarch64")]
+            (Self::Neon, _) => unsafe { neon::multiply::<T, 8>(tile, chunks, factors) },
+            // SAFETY: these are chosen where `is_mixed_there` says so.
+            #[cfg(target_arch = "aarch64")]
+            (Self::NeonMixed, _) => unsafe { neon::multiply_mixed::<T>(tile, chunks, factors) },
         };
         into[..T].copy_from_slice(&products);
     }
@@ -345,6 +370,11 @@ impl Instructions {
     ) {
         match self {
             Self::Portable => gate.iter_mut().zip(up).for_each(|(gate, up)| act(gate, up)),
+            // NEON is what all code of these machines is compiled for.
+            #[cfg(target_arch = "aarch64")]
+            Self::Neon | Self::NeonMixed => {
+                gate.iter_mut().zip(up).for_each(|(gate, up)| act(gate, up));
+            }
             // SAFETY: these instructions are chosen where `is_there` says so,
             // which is asked by `has_vnni`, too.
             #[cfg(target_arch = "x86_64")]

@@ -12,6 +12,9 @@ mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
 mod kernel;
+mod lines;
+#[cfg(target_arch = "aarch64")]
+mod neon;
 mod portable;
 mod shared;
 
@@ -20,6 +23,7 @@ use half::{bf16, f16};
 use crate::backend::threads::Threads;
 pub(super) use activations::Rounded;
 pub(super) use kernel::{are_fast, project, project_gated};
+use lines::Lines;
 
 /// Rows of a tile.
 const WIDTH: usize = 16;
@@ -44,7 +48,7 @@ pub(super) struct Tiles {
     bits: usize,
     pub(super) group_size: usize,
     scales: Scales,
-    lines: Vec<Line>,
+    lines: Lines,
 }
 
 /// How scales and biases are stored.
@@ -130,11 +134,10 @@ impl Tiles {
             bits,
             group_size,
             scales: scales_are,
-            lines: Vec::new(),
+            lines: Lines::zeroed(0),
         };
         let per_tile = tiles.lines_per_tile();
-        let empty = Line([0; WIDTH]);
-        tiles.lines = vec![empty; tiles.tiles() * per_tile];
+        tiles.lines = Lines::zeroed(tiles.tiles() * per_tile);
         threads.for_each_chunk(&mut tiles.lines, per_tile, |tile, lines| {
             let first = tile * WIDTH;
             for lane in 0..WIDTH.min(count - first) {

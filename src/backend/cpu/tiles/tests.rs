@@ -18,9 +18,9 @@ fn rounded(threads: &Threads, tiles: &Tiles, x: &[f32]) -> Rounded {
     rounded
 }
 
-/// What one matrix gives.
+/// What one matrix gives, by one thread.
 fn products(by: Instructions, tiles: &Tiles, x: &[f32]) -> Vec<f32> {
-    let threads = threads(2);
+    let threads = threads(1);
     // What is not written shows.
     let mut out = vec![f32::NAN; x.len() / tiles.columns * tiles.count];
     let x = rounded(&threads, tiles, x);
@@ -126,7 +126,7 @@ impl Sample {
             scales: &self.scales,
             biases: &self.biases,
         };
-        Tiles::new(&threads(2), &stored).unwrap()
+        Tiles::new(&threads(1), &stored).unwrap()
     }
 
     fn what(&self) -> String {
@@ -159,6 +159,11 @@ fn instructions() -> Vec<Instructions> {
         all.extend(avx2::is_there().then_some(Instructions::Avx2));
         all.extend(avx2::has_vnni().then_some(Instructions::AvxVnni));
         all.extend(avx512::is_there().then_some(Instructions::Avx512));
+    }
+    #[cfg(target_arch = "aarch64")]
+    {
+        all.extend(neon::is_there().then_some(Instructions::Neon));
+        all.extend(neon::is_mixed_there().then_some(Instructions::NeonMixed));
     }
     all
 }
@@ -282,29 +287,67 @@ fn bits(products: &[f32]) -> Vec<u32> {
 fn all_instructions_give_the_same_bits_even_of_extremes() {
     for (sample, mut rng) in samples() {
         let (tiles, columns) = (sample.tiles(), sample.columns);
-        let extremes = [
-            0.0,
-            -0.0,
-            1.0,
-            -1e30,
-            3e38,
-            1e-40,
-            f32::MIN_POSITIVE,
-            f32::INFINITY,
-            f32::NAN,
-        ];
-        let kinds = rng.random_range(1..=extremes.len());
+        let kinds = rng.random_range(1..10);
         let x: Vec<f32> = (0..rng.random_range(1..40) * columns)
-            .map(|_| match rng.random_bool(0.9) {
-                true => rng.random_range(-2.0..2.0),
-                false => extremes[rng.random_range(0..kinds)],
-            })
+            .map(|_| extreme(&mut rng, kinds))
             .collect();
         let expected = bits(&products(Instructions::Portable, &tiles, &x));
         for by in instructions() {
             let got = bits(&products(by, &tiles, &x));
             assert!(got == expected, "{by:?}, {}", sample.what());
         }
+    }
+}
+
+/// Numbers, and sometimes what is hardly one.
+fn extreme(rng: &mut StdRng, kinds: usize) -> f32 {
+    let extremes = [
+        0.0,
+        -0.0,
+        1.0,
+        -1e30,
+        3e38,
+        1e-40,
+        f32::MIN_POSITIVE,
+        f32::INFINITY,
+        f32::NAN,
+    ];
+    match rng.random_bool(0.9) {
+        true => rng.random_range(-2.0..2.0),
+        false => extremes[rng.random_range(0..kinds.min(extremes.len()))],
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+#[test]
+#[allow(unsafe_code)]
+fn all_instructions_round_to_the_same_bits() {
+    use activations::{LANES, round_group};
+    fn one<const N: usize>(rng: &mut StdRng) {
+        let kinds = rng.random_range(1..10);
+        let mut x = [[0.0; LANES]; N];
+        for x in x.as_flattened_mut() {
+            *x = extreme(rng, kinds) * [1.0, 0.0, 1e-39, 1e-20][kinds % 4];
+        }
+        let (expected, expected_bytes) = round_group(&x);
+        // SAFETY: the caller has asked.
+        let (factors, bytes) = unsafe { avx512::round_group(&x) };
+        let same = |a: f32, b: f32| a.to_bits() == b.to_bits() || a.is_nan() && b.is_nan();
+        assert!(
+            same(factors.scale, expected.scale),
+            "{factors:?}, not {expected:?}"
+        );
+        assert!(
+            same(factors.sum, expected.sum),
+            "{factors:?}, not {expected:?}"
+        );
+        assert_eq!(bytes, expected_bytes);
+    }
+    let mut rng = StdRng::seed_from_u64(1);
+    for _ in 0..if avx512::is_there() { 2_000 } else { 0 } {
+        one::<2>(&mut rng);
+        one::<4>(&mut rng);
+        one::<8>(&mut rng);
     }
 }
 
@@ -406,7 +449,10 @@ fn many_tokens_are_multiplied_as_few_are() {
     let x: Vec<f32> = (0..301 * columns)
         .map(|_| rng.random_range(-1.0..1.0))
         .collect();
-    let together = products(best(), &tiles, &x);
+    let threads = threads(3);
+    let mut together = vec![f32::NAN; 301 * sample.count];
+    let all = rounded(&threads, &tiles, &x);
+    project(&threads, &[&tiles], &all, &mut [&mut together]);
     for (x, together) in x.chunks(columns).zip(together.chunks(sample.count)) {
         assert!(products(best(), &tiles, x) == together);
     }
@@ -447,6 +493,22 @@ fn outputs_of_another_length_are_refused() {
     let threads = threads(1);
     let x = rounded(&threads, &tiles, &[1.0; 64]);
     project(&threads, &[&tiles], &x, &mut [&mut [0.0; 15]]);
+}
+
+#[test]
+fn the_largest_sums_are_the_same_too() {
+    for (mut sample, mut rng) in samples() {
+        let tokens = rng.random_range(1..40);
+        for (weights, x) in [(255, 1.0), (255, -1.0), (0, -1.0)] {
+            sample.weights.fill(weights);
+            let (tiles, x) = (sample.tiles(), vec![x; tokens * sample.columns]);
+            let expected = products(Instructions::Portable, &tiles, &x);
+            for by in instructions() {
+                let got = products(by, &tiles, &x);
+                assert!(got == expected, "{by:?}, {}", sample.what());
+            }
+        }
+    }
 }
 
 #[test]
