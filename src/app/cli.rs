@@ -1,5 +1,6 @@
 //! The command line, as typed. Knows nothing of what the commands do.
 
+use std::num::NonZero;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
@@ -93,6 +94,29 @@ pub(super) struct Bench {
     #[arg(long, value_name = "BITS", value_parser = quantize)]
     pub(super) quantize: Option<Quantize>,
 
+    /// How many threads compute on the CPU, as in the configuration.
+    #[arg(long, value_name = "THREADS")]
+    pub(super) threads: Option<NonZero<usize>>,
+
+    /// Lengths of the prompts that prefill is measured with.
+    #[arg(long, value_name = "TOKENS", value_delimiter = ',', default_values_t = [128, 512, 2048],
+          value_parser = at_least::<1>)]
+    pub(super) prompts: Vec<usize>,
+
+    /// Numbers of streams that decode together.
+    #[arg(long, value_name = "STREAMS", value_delimiter = ',', default_values_t = [1, 2, 4, 8, 16],
+          value_parser = at_least::<1>)]
+    pub(super) streams: Vec<usize>,
+
+    /// Tokens that each stream generates.
+    #[arg(long, value_name = "TOKENS", default_value_t = 48, value_parser = at_least::<2>)]
+    pub(super) generated: usize,
+
+    /// Prefill and decoding alone: not the time to the first token and the
+    /// host's own time.
+    #[arg(long)]
+    pub(super) rates_only: bool,
+
     /// One line of JSON instead of a table.
     #[arg(long)]
     pub(super) json: bool,
@@ -167,6 +191,11 @@ fn backend(name: &str) -> Result<BackendChoice, String> {
 fn quantize(bits: &str) -> Result<Quantize, String> {
     let quantize = bits.parse().ok().and_then(Quantize::of_bits);
     quantize.ok_or_else(|| "write 4 or 8".to_owned())
+}
+
+fn at_least<const LEAST: usize>(text: &str) -> Result<usize, String> {
+    let number = text.parse().ok().filter(|&number| number >= LEAST);
+    number.ok_or_else(|| format!("write a number, {LEAST} or more"))
 }
 
 #[derive(Debug, Args)]

@@ -73,6 +73,7 @@ fn config(port: u16, tools: &cli::Tools) -> Result<Config, Failure> {
             prefix_cache_dir: None,
             adapter_path: None,
             quantize: None,
+            threads: None,
         },
         chat: chat::Settings {
             temperature: 0.0,

@@ -9,7 +9,7 @@ use sysinfo::System;
 use tracing::{info, warn};
 
 use super::Failure;
-use crate::backend::BackendChoice;
+use crate::backend::{BackendChoice, BackendSettings};
 use crate::chat::{self, ChatError, ChatTemplate, LocalModel};
 use crate::config::{Config, ModelChoice, ModelName};
 use crate::demo;
@@ -23,7 +23,7 @@ use crate::session::{SessionError, ToolLoop};
 /// What loads a model onto the engine's thread: [`model::load`], or what a
 /// test has in its place.
 pub(super) type Load =
-    fn(&ModelFiles, BackendChoice, &dyn Progress) -> Result<Box<dyn Model>, ModelError>;
+    fn(&ModelFiles, BackendSettings, &dyn Progress) -> Result<Box<dyn Model>, ModelError>;
 
 /// Everything that answers a prompt.
 pub(super) struct Host {
@@ -118,6 +118,7 @@ pub(super) fn named(name: &str) -> ModelChoice {
         prefix_cache_dir: None,
         adapter_path: None,
         quantize: None,
+        threads: None,
     }
 }
 
@@ -182,7 +183,7 @@ pub(super) async fn load_model(
     if end_of_sequence && ends.is_empty() {
         warn!("the model names no end-of-sequence token; answers end at max_tokens");
     }
-    let backend = choice.backend;
+    let backend = choice.backend_settings();
     let engine_settings = engine::Settings {
         preambles: preambles(choice, &files),
         ..room(choice, ends)

@@ -20,12 +20,13 @@ mod tests;
 
 use std::fmt;
 use std::net::IpAddr;
+use std::num::NonZero;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 pub use faults::{Fault, Faults};
 
-use crate::backend::BackendChoice;
+use crate::backend::{BackendChoice, BackendSettings};
 use crate::model::Quantize;
 use crate::{chat, logging, mcp, session};
 
@@ -73,6 +74,18 @@ pub struct ModelChoice {
     /// What its floating-point matrices become when it is loaded; `None` leaves
     /// them as they are.
     pub quantize: Option<Quantize>,
+    /// How many threads compute what the CPU computes; `None` is one a core.
+    pub threads: Option<NonZero<usize>>,
+}
+
+impl ModelChoice {
+    /// What its backend is started by.
+    pub fn backend_settings(&self) -> BackendSettings {
+        BackendSettings {
+            choice: self.backend,
+            threads: self.threads,
+        }
+    }
 }
 
 /// Where a model is found.

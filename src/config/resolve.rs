@@ -2,6 +2,7 @@
 //! it may have.
 
 use std::net::IpAddr;
+use std::num::NonZero;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -38,6 +39,7 @@ pub(super) const KEYS: &[Key] = &[
     optional("prefix_cache_dir"),
     optional("adapter_path"),
     optional("quantize"),
+    optional("threads"),
     optional("max_tool_rounds"),
     optional("tool_result_limit"),
     optional("request_timeout_seconds"),
@@ -58,6 +60,9 @@ const MANY: u64 = 1_000_000_000;
 
 /// The most bytes that can be set: a petabyte.
 const MOST_BYTES: u64 = 1_000_000_000_000_000;
+
+/// The most threads that can be set.
+const MOST_THREADS: u64 = 1024;
 
 /// The longest time that can be set: a year.
 pub(super) const LONGEST_SECONDS: f64 = 31_536_000.0;
@@ -173,6 +178,9 @@ fn model(c: &mut Context<'_>, top: &Section<'_>, folder: &Path) -> ModelChoice {
         prefix_cache_dir: path(c, top, "prefix_cache_dir", folder),
         adapter_path: path(c, top, "adapter_path", folder),
         quantize: quantize(c, top),
+        threads: top
+            .whole(c, "threads", 1..=MOST_THREADS)
+            .and_then(|count| NonZero::new(count as usize)),
     }
 }
 

@@ -100,6 +100,7 @@ fn the_smallest_configuration_has_the_defaults() {
             prefix_cache_dir: None,
             adapter_path: None,
             quantize: None,
+            threads: None,
         }
     );
     assert_eq!(
@@ -138,7 +139,7 @@ fn every_optional_key_is_read() {
     let config = Case::of(&with(json!({
         "$schema": "anything", "host": "::1", "backend": "candle", "revision": "v2",
         "max_tokens": 7, "context_length": 4096, "prefix_cache_bytes": 5_000_000_000u64,
-        "prefix_cache_dir": "preambles", "adapter_path": "lora", "quantize": 8, "max_tool_rounds": 0,
+        "prefix_cache_dir": "preambles", "adapter_path": "lora", "quantize": 8, "threads": 3, "max_tool_rounds": 0,
         "tool_result_limit": 9, "request_timeout_seconds": 1.5, "shutdown_grace_seconds": 0,
         "max_concurrent_requests": 2, "max_queued_requests": 0, "seed": u64::MAX,
         "chat_template_args": {"enable_thinking": false, "levels": ["${LEVEL}", 1.5, null]},
@@ -150,6 +151,7 @@ fn every_optional_key_is_read() {
     assert_eq!(config.model.prefix_cache_dir, Some(folder));
     assert_eq!(config.model.adapter_path, Some(adapter));
     assert_eq!(config.model.quantize, Some(Quantize::Eight));
+    assert_eq!(config.model.threads.map(NonZero::get), Some(3));
     assert_eq!(config.listen.host.to_string(), "::1");
     assert_eq!(config.model.backend, BackendChoice::Candle);
     assert_eq!(config.model.revision.as_deref(), Some("v2"));

@@ -8,7 +8,7 @@ use super::linear::Loader;
 use super::quantize::Quantizer;
 use super::weights::Weights;
 use super::{ModelError, ModelInfo};
-use crate::backend::{self, Backend, BackendChoice, Dtype, WithBackend};
+use crate::backend::{self, Backend, BackendSettings, Dtype, WithBackend};
 
 /// What a model is and how much of it there is.
 #[derive(Debug, Clone, PartialEq)]
@@ -45,7 +45,10 @@ impl Description {
 ///
 /// # Errors
 /// As [`super::load`], but for weights that are missing or of the wrong shape.
-pub fn describe(files: &ModelFiles, backend: BackendChoice) -> Result<Description, ModelError> {
+pub fn describe(
+    files: &ModelFiles,
+    backend: impl Into<BackendSettings>,
+) -> Result<Description, ModelError> {
     let config = DecoderConfig::load(files)?;
     let weights = Weights::open(files)?;
     let quantizer = files.quantize().map(|bits| Quantizer::new(bits, &config));
@@ -97,6 +100,7 @@ impl WithBackend for Describe {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+    use crate::backend::BackendChoice;
     use crate::{demo, model};
 
     /// Whatever the weights' format, on every backend.

@@ -25,7 +25,7 @@ pub use fingerprint::Fingerprint;
 pub use quantize::Quantize;
 pub use tokenizer::{Tokenizer, TokenizerError};
 
-use crate::backend::{self, Backend, BackendChoice, BackendError, MemoryUse, WithBackend};
+use crate::backend::{self, Backend, BackendError, BackendSettings, MemoryUse, WithBackend};
 use crate::progress::Progress;
 use decoder::Decoder;
 
@@ -259,9 +259,9 @@ pub enum ModelError {
 /// # Errors
 /// If a file is missing or damaged, the model is of an unknown kind, or the
 /// backend does not start.
-pub fn load(
+pub fn load<S: Into<BackendSettings>>(
     files: &ModelFiles,
-    backend: BackendChoice,
+    backend: S,
     progress: &dyn Progress,
 ) -> Result<Box<dyn Model>, ModelError> {
     let config = DecoderConfig::load(files)?;

@@ -12,6 +12,7 @@ use safetensors::{SafeTensors, serialize_to_file};
 use serde_json::{Value, json};
 
 use super::*;
+use crate::backend::BackendChoice;
 
 mod adapters;
 mod golden;

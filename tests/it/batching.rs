@@ -207,6 +207,26 @@ fn the_benchmark_prints_a_table_or_one_line_of_json() {
     }
     assert!(line["backend"].as_str().unwrap().starts_with("the CPU, "));
 
+    let less = [
+        "--prompts",
+        "16,9",
+        "--streams",
+        "3",
+        "--generated",
+        "5",
+        "--rates-only",
+    ];
+    let (line, setup) = setup.run(&[&["bench", "demo", "--json"][..], &less].concat());
+    assert_eq!(line.code, Some(0), "{line:?}");
+    let line: Value = serde_json::from_str(line.stdout.trim()).unwrap();
+    let keys = |field: &str| line[field].as_object().unwrap().keys().collect::<Vec<_>>();
+    assert_eq!(keys("prefill_tok_s"), ["16", "9"], "{line}");
+    assert_eq!(keys("decode_tok_s"), ["3"], "{line}");
+    assert_eq!(line["ttft_ms"], Value::Null, "{line}");
+
+    let (few, setup) = setup.run(&["bench", "demo", "--generated", "1"]);
+    assert_ne!(few.code, Some(0));
+    assert!(few.stderr.contains("write a number, 2 or more"), "{few:?}");
     let (unknown, _) = setup.run(&["bench", "demo", "--backend", "cuda"]);
     assert_ne!(unknown.code, Some(0));
     assert!(

@@ -1,6 +1,7 @@
 //! Black-box tests: the real program, its command line, its files and its
 //! socket, with the bundled model. `scripts/test` brings what they need. One
-//! module counts allocations instead, which a binary can do only as a whole.
+//! module counts allocations instead, which a binary can do only as a whole,
+//! and one scores what the bundled model says, with code of the benches.
 
 #![allow(clippy::unwrap_used)]
 
@@ -32,6 +33,8 @@ mod mlx;
 mod preamble;
 // Prompts that the bundled model answers with the bundled tools.
 mod prompts;
+// What rounding costs: the bundled model's answers.
+mod quality;
 // Weights that are quantized when they are loaded.
 mod quantize;
 // MCP servers written by others.

@@ -8,19 +8,10 @@ use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 use sysinfo::{ProcessesToUpdate, System};
 
-use super::super::Failure;
+use super::super::{Failure, cli};
 use super::overhead::overhead;
 use crate::chat::LocalModel;
 use crate::engine::{Engine, Event, Request, Sampling};
-
-/// Lengths of the prompts that prefill is measured with.
-const PROMPTS: [usize; 3] = [128, 512, 2048];
-
-/// Streams that decode at once.
-const STREAMS: [usize; 5] = [1, 2, 4, 8, 16];
-
-/// Tokens each of them generates, behind a prompt of as many as `OWN`.
-const GENERATED: usize = 48;
 
 /// The shared preamble of the times to the first token, and what each client
 /// adds to it.
@@ -52,6 +43,14 @@ pub(super) struct Measured {
     pub(super) prefill: Vec<(usize, f64)>,
     /// Tokens a second of all streams together by their number.
     pub(super) decode: Vec<(usize, f64)>,
+    /// Unless it was not asked for.
+    pub(super) latency: Option<Latency>,
+    /// Bytes of memory the process has.
+    pub(super) resident: u64,
+}
+
+/// What is measured beside rates.
+pub(super) struct Latency {
     /// To the first token: behind a preamble nobody has sent before, behind
     /// one that is known, and for the last of several clients that come at
     /// once with a new one.
@@ -62,15 +61,14 @@ pub(super) struct Measured {
     pub(super) preamble: usize,
     /// A request over HTTP less the engine's part of it.
     pub(super) overhead: Duration,
-    /// Bytes of memory the process has.
-    pub(super) resident: u64,
 }
 
 impl Measured {
-    /// Measures. `say` is told what is being measured.
+    /// Measures what `options` ask for. `say` is told what is being measured.
     pub(super) async fn take(
         engine: &Engine,
         model: LocalModel,
+        options: &cli::Bench,
         say: &dyn Fn(&str),
     ) -> Result<Self, Failure> {
         let mut bench = Bench {
@@ -82,20 +80,45 @@ impl Measured {
         bench.request(32.min(room / 2), 2).await?;
 
         let mut prefill = Vec::new();
-        for length in PROMPTS.into_iter().filter(|length| length + 2 <= room) {
+        let prompts = options.prompts.iter().copied();
+        for length in prompts.filter(|length| length + 2 <= room) {
             say(&format!("prefill of {length} tokens …"));
             let times = repeat(async || Ok(bench.request(length, 1).await?.first)).await;
             prefill.push((length, length as f64 / times?.as_secs_f64()));
         }
         let mut decode = Vec::new();
-        let generated = GENERATED.min(room - OWN - 1);
-        for streams in STREAMS {
+        let generated = options.generated.min(room - OWN - 1);
+        for &streams in &options.streams {
             say(&format!("decode of {streams} streams …"));
             let times = repeat(async || bench.decode(streams, generated).await).await?;
             let tokens = streams * (generated - 1);
             decode.push((streams, tokens as f64 / times.as_secs_f64()));
         }
-        let preamble = PREAMBLE.min(room / 2);
+        let latency = match options.rates_only {
+            true => None,
+            false => Some(Latency::take(&mut bench, model, say).await?),
+        };
+        let info = engine.info();
+        Ok(Self {
+            family: info.family.clone(),
+            parameters: info.parameters,
+            backend: info.backend.clone(),
+            threads: info.threads,
+            prefill,
+            decode,
+            latency,
+            resident: resident(),
+        })
+    }
+}
+
+impl Latency {
+    async fn take(
+        bench: &mut Bench<'_>,
+        model: LocalModel,
+        say: &dyn Fn(&str),
+    ) -> Result<Self, Failure> {
+        let preamble = PREAMBLE.min(bench.engine.context_length() / 2);
         say(&format!("first tokens behind {preamble} shared ones …"));
         let mut shared = bench.tokens(preamble);
         let cold = repeat(async || {
@@ -110,21 +133,12 @@ impl Measured {
         })
         .await?;
         say("the host's own time …");
-        let overhead = overhead(model).await?;
-        let info = engine.info();
         Ok(Self {
-            family: info.family.clone(),
-            parameters: info.parameters,
-            backend: info.backend.clone(),
-            threads: info.threads,
-            prefill,
-            decode,
             cold,
             warm,
             shared: together,
             preamble,
-            overhead,
-            resident: resident(),
+            overhead: overhead(model).await?,
         })
     }
 }

@@ -20,8 +20,8 @@ use crate::model;
 use measure::Measured;
 
 pub(super) async fn run(config: &Path, options: cli::Bench) -> Result<(), Failure> {
-    let mut choice = match options.model {
-        Some(name) => named(&name),
+    let mut choice = match &options.model {
+        Some(name) => named(name),
         None => load_config(config).await?.model,
     };
     if let Some(backend) = options.backend {
@@ -30,13 +30,14 @@ pub(super) async fn run(config: &Path, options: cli::Bench) -> Result<(), Failur
     if let Some(quantize) = options.quantize {
         choice.quantize = Some(quantize);
     }
+    choice.threads = options.threads.or(choice.threads);
     // Nothing is to be there already.
     choice.prefix_cache_dir = None;
     let files = model_files(&choice).await?;
     // Nothing ends a turn: every request generates as much as it is asked to.
     let (engine, thread, model) =
         load_model(model::load, &choice, files, one_token(), false).await?;
-    let measured = Measured::take(&engine, model, &|line| {
+    let measured = Measured::take(&engine, model, &options, &|line| {
         // For people alone: stdout is for the result, a file for neither.
         if io::stderr().is_terminal() {
             say(line);

@@ -30,20 +30,22 @@ pub(super) fn json(measured: &Measured) -> String {
             .map(|(number, rate)| (number.to_string(), json!(rounded(*rate))))
             .collect()
     };
-    json!({
+    let mut line = json!({
         "prefill_tok_s": by_number(&measured.prefill),
         "decode_tok_s": by_number(&measured.decode),
-        "ttft_ms": {
-            "cold": ms(measured.cold),
-            "warm": ms(measured.warm),
-            "shared8": ms(measured.shared),
-        },
-        "overhead_ms": ms(measured.overhead),
         "resident_mb": megabytes(measured.resident),
         "backend": measured.backend,
         "threads": measured.threads,
-    })
-    .to_string()
+    });
+    if let Some(latency) = &measured.latency {
+        line["ttft_ms"] = json!({
+            "cold": ms(latency.cold),
+            "warm": ms(latency.warm),
+            "shared8": ms(latency.shared),
+        });
+        line["overhead_ms"] = json!(ms(latency.overhead));
+    }
+    line.to_string()
 }
 
 /// A table, without a newline at its end.
@@ -67,11 +69,13 @@ pub(super) fn table(measured: &Measured) -> String {
         };
         row(&what, rounded(*rate), "tok/s");
     }
-    let behind = |what: &str| format!("first token, {} tokens {what}", measured.preamble);
-    row(&behind("cold"), ms(measured.cold), "ms");
-    row(&behind("warm"), ms(measured.warm), "ms");
-    row(&behind("cold, 8 clients"), ms(measured.shared), "ms");
-    row("host's own time a request", ms(measured.overhead), "ms");
+    if let Some(latency) = &measured.latency {
+        let behind = |what: &str| format!("first token, {} tokens {what}", latency.preamble);
+        row(&behind("cold"), ms(latency.cold), "ms");
+        row(&behind("warm"), ms(latency.warm), "ms");
+        row(&behind("cold, 8 clients"), ms(latency.shared), "ms");
+        row("host's own time a request", ms(latency.overhead), "ms");
+    }
     row("memory", megabytes(measured.resident) as f64, "MB");
     format!(
         "{}, {:.1} M parameters; {}\n{}",
@@ -85,22 +89,25 @@ pub(super) fn table(measured: &Measured) -> String {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
+    use super::super::measure::Latency;
     use super::*;
 
     #[test]
     fn the_two_forms_say_the_same() {
-        let measured = Measured {
+        let mut measured = Measured {
             family: "qwen3".to_owned(),
             parameters: 4_067_328,
             backend: "the CPU, 2 threads".to_owned(),
             threads: 2,
             prefill: vec![(128, 1234.56), (512, 0.0123)],
             decode: vec![(1, 60.0), (8, 200.04)],
-            cold: Duration::from_micros(1_234_500),
-            warm: Duration::from_micros(45_600),
-            shared: Duration::from_millis(2_000),
-            preamble: 400,
-            overhead: Duration::from_micros(321),
+            latency: Some(Latency {
+                cold: Duration::from_micros(1_234_500),
+                warm: Duration::from_micros(45_600),
+                shared: Duration::from_millis(2_000),
+                preamble: 400,
+                overhead: Duration::from_micros(321),
+            }),
             resident: 31_400_000,
         };
         let value: Value = serde_json::from_str(&json(&measured)).unwrap();
@@ -116,7 +123,7 @@ mod tests {
                 "threads": 2
             })
         );
-        let table = table(&measured);
+        let whole = table(&measured);
         for line in [
             "qwen3, 4.1 M parameters; the CPU, 2 threads",
             "prefill, 128 tokens                               1235 tok/s",
@@ -124,7 +131,23 @@ mod tests {
             "first token, 400 tokens cold, 8 clients           2000 ms",
             "host's own time a request                        0.321 ms",
         ] {
-            assert!(table.contains(line), "{line:?} is not in\n{table}");
+            assert!(whole.contains(line), "{line:?} is not in\n{whole}");
         }
+        measured.latency = None;
+        let rates: Value = serde_json::from_str(&json(&measured)).unwrap();
+        let keys: Vec<_> = rates.as_object().unwrap().keys().collect();
+        assert_eq!(
+            keys,
+            [
+                "prefill_tok_s",
+                "decode_tok_s",
+                "resident_mb",
+                "backend",
+                "threads"
+            ]
+        );
+        let lines = table(&measured);
+        let left_out = whole.lines().filter(|line| !lines.contains(line));
+        assert_eq!(left_out.count(), 4, "{lines}");
     }
 }

@@ -4,7 +4,7 @@
 use serde::Serialize;
 
 use super::super::Failure;
-use crate::backend::BackendChoice;
+use crate::backend::BackendSettings;
 use crate::model::{self, Draw, Input, Model, ModelError, ModelFiles, SequenceId, Step, Tokens};
 
 /// How many of the likeliest tokens are told.
@@ -25,7 +25,7 @@ struct Line {
 /// line of JSON. `prompt` is not empty.
 pub(super) fn line(
     files: &ModelFiles,
-    backend: BackendChoice,
+    backend: BackendSettings,
     prompt: &[u32],
     greedy: usize,
 ) -> Result<String, Failure> {

@@ -23,7 +23,7 @@ pub(super) async fn run(config: &Path, options: cli::Inspect) -> Result<(), Fail
     let (choice, template_args) = subject(config, &options).await?;
     let files = files(&choice).await?;
     if let Some(tokens) = options.tokens {
-        let backend = choice.backend;
+        let backend = choice.backend_settings();
         let line = on_own_thread(move || logits::line(&files, backend, &tokens.0, options.greedy));
         return print(line.await?);
     }
@@ -35,7 +35,7 @@ pub(super) async fn run(config: &Path, options: cli::Inspect) -> Result<(), Fail
         return print(parse(&template(&files, &template_args)?, path)?);
     }
     let template = ChatTemplate::load(&files).map(|loaded| loaded.with_args(&template_args));
-    let backend = choice.backend;
+    let backend = choice.backend_settings();
     let described = on_own_thread({
         let files = files.clone();
         move || model::describe(&files, backend).map_err(Failure::new)
