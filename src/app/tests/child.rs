@@ -40,7 +40,7 @@ fn server() {
 
 fn load(
     files: &ModelFiles,
-    _: BackendChoice,
+    _: BackendSettings,
     progress: &dyn Progress,
 ) -> Result<Box<dyn Model>, ModelError> {
     let inner = model::load(files, BackendChoice::Candle, progress)?;
