@@ -112,8 +112,8 @@ pub(super) struct Bench {
     #[arg(long, value_name = "TOKENS", default_value_t = 48, value_parser = at_least::<2>)]
     pub(super) generated: usize,
 
-    /// Prefill and decoding alone: not the time to the first token and the
-    /// host's own time.
+    /// Prefill and decoding alone, with nothing kept of the prompts: not the
+    /// time to the first token and the host's own time.
     #[arg(long)]
     pub(super) rates_only: bool,
 

@@ -3,6 +3,8 @@
 //! then `min_p`, both on the probabilities at temperature 1; the temperature
 //! enters with the draw.
 
+use pulp::Arch;
+
 /// How many of the most likely tokens `top_p` looks at first; it goes on in
 /// larger portions only where they do not suffice.
 const FIRST_PORTION: usize = 64;
@@ -144,13 +146,44 @@ impl Sampler {
 /// The first of the most likely tokens and its logit; `None` if no logit is
 /// a finite number.
 fn most_likely(logits: &[f32]) -> Option<(u32, f32)> {
-    let mut best: Option<(u32, f32)> = None;
-    for (&logit, token) in logits.iter().zip(0..) {
-        if logit.is_finite() && best.is_none_or(|(_, top)| logit > top) {
-            best = Some((token, logit));
+    let place = Arch::new().dispatch(
+        #[inline(always)]
+        || {
+            let mut best = (0, f32::NEG_INFINITY);
+            for (chunk, first) in logits.chunks(CHUNK).zip((0..).step_by(CHUNK)) {
+                // In lanes, and again in order only where there is a new top.
+                let top = top_of(chunk);
+                if top > best.1 {
+                    let offset = chunk.iter().position(|&logit| logit == top);
+                    best = (first + offset.unwrap_or(0), top);
+                }
+            }
+            best
+        },
+    );
+    (place.1 > f32::NEG_INFINITY).then_some((place.0 as u32, place.1))
+}
+
+/// Logits that are looked through at a time.
+const CHUNK: usize = 512;
+
+/// The largest finite logit, or minus infinity.
+#[inline(always)]
+fn top_of(logits: &[f32]) -> f32 {
+    const LANES: usize = 32;
+    let mut tops = [f32::NEG_INFINITY; LANES];
+    let (chunks, rest) = logits.as_chunks::<LANES>();
+    let larger = |logit: f32, top: f32| {
+        let is_larger = logit > top && logit < f32::INFINITY;
+        if is_larger { logit } else { top }
+    };
+    for logits in chunks {
+        for (top, &logit) in tops.iter_mut().zip(logits) {
+            *top = larger(logit, *top);
         }
     }
-    best
+    let all = tops.iter().chain(rest);
+    all.fold(f32::NEG_INFINITY, |top, &logit| larger(logit, top))
 }
 
 #[cfg(test)]

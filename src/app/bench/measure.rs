@@ -77,7 +77,8 @@ impl Measured {
         };
         let room = engine.context_length();
         say("warming up …");
-        bench.request(32.min(room / 2), 2).await?;
+        let longest = options.prompts.iter().copied().max().unwrap_or(0);
+        bench.request(longest.clamp(1, room - 2), 2).await?;
 
         let mut prefill = Vec::new();
         let prompts = options.prompts.iter().copied();

@@ -33,6 +33,11 @@ pub(super) async fn run(config: &Path, options: cli::Bench) -> Result<(), Failur
     choice.threads = options.threads.or(choice.threads);
     // Nothing is to be there already.
     choice.prefix_cache_dir = None;
+    if options.rates_only {
+        // Memory goes round, as in a server whose prefix cache is full: what is
+        // new to the process would have to come from the system first.
+        choice.prefix_cache_bytes = Some(0);
+    }
     let files = model_files(&choice).await?;
     // Nothing ends a turn: every request generates as much as it is asked to.
     let (engine, thread, model) =

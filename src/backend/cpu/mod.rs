@@ -13,6 +13,7 @@ mod attention;
 mod bf16;
 mod elementwise;
 mod experts;
+mod memory;
 mod product;
 mod states;
 mod tiles;

@@ -4,9 +4,12 @@
 #![allow(unsafe_code)]
 
 use std::collections::BTreeMap;
+use std::ptr::NonNull;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use bytemuck::{Pod, Zeroable};
+
+use crate::backend::cpu::memory::{Block, PAGE};
 
 /// A line of the cache.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -19,80 +22,185 @@ unsafe impl Zeroable for Line {}
 // SAFETY: as above, and any bits are floats.
 unsafe impl Pod for Line {}
 
-/// Bytes that are kept for the next page at most.
+/// Bytes that nobody has, of pages that somebody had, before whole slabs of
+/// them are given back.
 const KEPT: usize = 64 << 20;
 
-/// Memory of pages that nobody has any more: fresh memory of the system's
-/// takes longer to come by than to fill.
-static FREE: Mutex<Free> = Mutex::new(Free {
-    bytes: 0,
+/// Pages of a slab.
+const PAGES: usize = 16;
+
+/// Memory of pages, in slabs of large pages of the system's. That of pages
+/// which nobody has any more is used again: fresh memory takes longer to come
+/// by than to fill.
+static SLABS: Mutex<Slabs> = Mutex::new(Slabs {
+    kept: KEPT,
+    unused: 0,
     by_lines: BTreeMap::new(),
 });
 
-struct Free {
-    /// At most [`KEPT`].
-    bytes: usize,
-    /// By their number of lines.
-    by_lines: BTreeMap<usize, Vec<Vec<Line>>>,
+struct Slabs {
+    /// As [`KEPT`] says.
+    kept: usize,
+    /// Bytes of pages that were given back.
+    unused: usize,
+    /// By the number of lines of their pages, then by where they begin.
+    by_lines: BTreeMap<usize, BTreeMap<usize, Slab>>,
 }
 
-impl Free {
-    fn take(&mut self, lines: usize) -> Option<Vec<Line>> {
-        let found = self.by_lines.get_mut(&lines)?.pop()?;
-        self.bytes -= size_of_val(&found[..]);
-        Some(found)
+/// Memory of [`PAGES`] pages of one size.
+struct Slab {
+    block: Block,
+    /// Pages that were handed out at all: the first so many.
+    begun: usize,
+    /// Those of them that were given back.
+    free: Vec<usize>,
+}
+
+/// Bytes of a slab for pages of so many lines, and what it begins at a
+/// multiple of, which is no less.
+fn slab_layout(lines: usize) -> (usize, usize) {
+    let size = (PAGES * lines * size_of::<Line>()).next_multiple_of(PAGE);
+    (size, size.next_power_of_two())
+}
+
+impl Slabs {
+    /// Memory of a page that nobody else has, of lines that are written.
+    fn take(&mut self, lines: usize) -> NonNull<Line> {
+        let bytes = lines * size_of::<Line>();
+        let slabs = self.by_lines.entry(lines).or_default();
+        for slab in slabs.values_mut() {
+            if let Some(index) = slab.free.pop() {
+                self.unused -= bytes;
+                return slab.page(index, lines);
+            }
+        }
+        if let Some(slab) = slabs.values_mut().find(|slab| slab.begun < PAGES) {
+            return slab.begin(lines);
+        }
+        let (size, align) = slab_layout(lines);
+        let mut slab = Slab {
+            block: Block::new(size, align),
+            begun: 0,
+            free: Vec::with_capacity(PAGES),
+        };
+        let page = slab.begin(lines);
+        slabs.insert(slab.block.start().as_ptr() as usize, slab);
+        page
     }
 
-    fn give(&mut self, lines: Vec<Line>) {
-        let bytes = size_of_val(&lines[..]);
-        if bytes > 0 && self.bytes + bytes <= KEPT {
-            self.bytes += bytes;
-            self.by_lines.entry(lines.len()).or_default().push(lines);
+    /// Takes the memory of a page back that [`Self::take`] gave.
+    fn give(&mut self, page: NonNull<Line>, lines: usize) {
+        let bytes = lines * size_of::<Line>();
+        let (_, align) = slab_layout(lines);
+        let place = page.as_ptr() as usize;
+        let start = place & !(align - 1);
+        let Some(slabs) = self.by_lines.get_mut(&lines) else {
+            return;
+        };
+        let Some(slab) = slabs.get_mut(&start) else {
+            return;
+        };
+        slab.free.push((place - start) / bytes);
+        self.unused += bytes;
+        if slab.free.len() == slab.begun && self.unused > self.kept {
+            self.unused -= slab.begun * bytes;
+            slabs.remove(&start);
         }
     }
 }
 
-fn free() -> MutexGuard<'static, Free> {
-    FREE.lock().unwrap_or_else(PoisonError::into_inner)
+impl Slab {
+    /// A page that nobody had before.
+    fn begin(&mut self, lines: usize) -> NonNull<Line> {
+        let page = self.page(self.begun, lines);
+        // SAFETY: the page is within the block, aligned as the block is, and
+        // nobody has it. Zeros are lines.
+        unsafe { page.write_bytes(0, lines) };
+        self.begun += 1;
+        page
+    }
+
+    /// Where page `index`, one of [`PAGES`], is.
+    fn page(&self, index: usize, lines: usize) -> NonNull<Line> {
+        // SAFETY: the block is as large as all the pages are.
+        unsafe { self.block.start().cast::<Line>().add(index * lines) }
+    }
+}
+
+fn slabs() -> MutexGuard<'static, Slabs> {
+    SLABS.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Memory of a page. A clone is a copy.
-#[derive(Default)]
-pub(super) struct Lines(Vec<Line>);
+pub(super) struct Lines {
+    /// In a slab, and in no other `Lines`; or of no lines.
+    start: NonNull<Line>,
+    count: usize,
+}
+
+// SAFETY: nobody else has these lines, which are plain numbers.
+unsafe impl Send for Lines {}
+// SAFETY: they are written through `&mut` alone.
+unsafe impl Sync for Lines {}
+
+impl Default for Lines {
+    fn default() -> Self {
+        Self {
+            start: NonNull::dangling(),
+            count: 0,
+        }
+    }
+}
 
 impl Lines {
     /// Room for at least `len` elements, whatever they are.
     pub(super) fn of<T: Pod>(len: usize) -> Self {
-        let lines = (len * size_of::<T>()).div_ceil(size_of::<Line>());
-        let kept = free().take(lines);
-        Self(kept.unwrap_or_else(|| vec![Line::zeroed(); lines]))
+        match (len * size_of::<T>()).div_ceil(size_of::<Line>()) {
+            0 => Self::default(),
+            count => Self {
+                start: slabs().take(count),
+                count,
+            },
+        }
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.count == 0
+    }
+
+    fn all(&self) -> &[Line] {
+        // SAFETY: these lines are ours and written, and nobody writes to them
+        // while we are borrowed.
+        unsafe { std::slice::from_raw_parts(self.start.as_ptr(), self.count) }
+    }
+
+    fn all_mut(&mut self) -> &mut [Line] {
+        // SAFETY: as in `all`, and we are borrowed by this alone.
+        unsafe { std::slice::from_raw_parts_mut(self.start.as_ptr(), self.count) }
     }
 
     pub(super) fn get<T: Pod>(&self) -> &[T] {
-        bytemuck::cast_slice(&self.0)
+        bytemuck::cast_slice(self.all())
     }
 
     pub(super) fn get_mut<T: Pod>(&mut self) -> &mut [T] {
-        bytemuck::cast_slice_mut(&mut self.0)
+        bytemuck::cast_slice_mut(self.all_mut())
     }
 }
 
 impl Clone for Lines {
     fn clone(&self) -> Self {
-        let mut copy = Self::of::<Line>(self.0.len());
-        copy.0.copy_from_slice(&self.0);
+        let mut copy = Self::of::<Line>(self.count);
+        copy.all_mut().copy_from_slice(self.all());
         copy
     }
 }
 
 impl Drop for Lines {
     fn drop(&mut self) {
-        let lines = std::mem::take(&mut self.0);
-        free().give(lines);
+        if !self.is_empty() {
+            slabs().give(self.start, self.count);
+        }
     }
 }
 
@@ -130,22 +238,57 @@ mod tests {
     }
 
     #[test]
+    fn pages_have_places_of_their_own() {
+        // A size that no other test has, of more than one slab.
+        let mut pages: Vec<Lines> = (0..40).map(|_| Lines::of::<u64>(8 * 77)).collect();
+        for (mark, page) in (0u64..).zip(&mut pages) {
+            assert!(page.get::<u64>().iter().all(|&x| x == 0));
+            page.get_mut::<u64>().fill(mark);
+        }
+        // Every other one goes, and others come.
+        let mut place = 0;
+        pages.retain(|_| {
+            place += 1;
+            place % 2 == 0
+        });
+        let others: Vec<Lines> = (0..40)
+            .map(|_| {
+                let mut page = Lines::of::<u64>(8 * 77);
+                page.get_mut::<u64>().fill(1_000);
+                page
+            })
+            .collect();
+        for (mark, page) in (1u64..).step_by(2).zip(&pages) {
+            assert!(page.get::<u64>().iter().all(|&x| x == mark));
+        }
+        let other = |page: &Lines| page.get::<u64>().iter().all(|&x| x == 1_000);
+        assert!(others.iter().all(other));
+    }
+
+    #[test]
     fn so_much_is_kept_and_no_more() {
-        let mut free = Free {
-            bytes: 0,
+        let lines = 100;
+        let page = lines * size_of::<Line>();
+        let mut slabs = Slabs {
+            kept: 2 * page,
+            unused: 0,
             by_lines: BTreeMap::new(),
         };
-        let lines = KEPT / size_of::<Line>() / 2;
-        let some = || vec![Line::zeroed(); lines];
-        free.give(some());
-        free.give(some());
-        free.give(some());
-        free.give(Vec::new());
-        assert_eq!(free.bytes, KEPT);
-        assert!(free.take(1).is_none());
-        assert!(free.take(lines).is_some());
-        assert!(free.take(lines).is_some());
-        assert!(free.take(lines).is_none());
-        assert_eq!(free.bytes, 0);
+        let taken: Vec<_> = (0..2 * PAGES).map(|_| slabs.take(lines)).collect();
+        assert_eq!(slabs.by_lines[&lines].len(), 2);
+        let (first, second) = taken.split_at(PAGES);
+        for page in &first[1..] {
+            slabs.give(*page, lines);
+        }
+        // One is still somebody's.
+        assert_eq!(slabs.by_lines[&lines].len(), 2);
+        assert_eq!(slabs.unused, (PAGES - 1) * page);
+        slabs.give(first[0], lines);
+        assert_eq!(slabs.by_lines[&lines].len(), 1);
+        assert_eq!(slabs.unused, 0);
+        slabs.give(second[3], lines);
+        assert_eq!(slabs.unused, page);
+        assert_eq!(slabs.take(lines), second[3]);
+        assert_eq!(slabs.unused, 0);
     }
 }

@@ -5,22 +5,16 @@
 
 #![allow(unsafe_code)]
 
-use std::alloc::{Layout, alloc, dealloc, handle_alloc_error};
 use std::ops::{Deref, DerefMut};
 use std::ptr::NonNull;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use super::Line;
-
-/// A large page, of x86 and of most ARM.
-const PAGE: usize = 2 << 20;
+use crate::backend::cpu::memory::{Block, PAGE};
 
 /// Bytes that are asked for at a time. What of them is never written takes no
 /// memory, but for the rest of a page.
 const BLOCK: usize = 16 * PAGE;
-
-/// `MADV_HUGEPAGE` of Linux. Named here, as `libc` has it there alone.
-const HUGE_PAGES: libc::c_int = 14;
 
 /// Lines of one owner, of a block that others have parts of, too.
 pub(super) struct Lines {
@@ -31,12 +25,6 @@ pub(super) struct Lines {
     _block: Arc<Block>,
 }
 
-/// Memory for lines, given back with the last of them.
-struct Block {
-    start: NonNull<u8>,
-    layout: Layout,
-}
-
 /// The block that is not full, and how many bytes of it have owners.
 static OPEN: Mutex<(Weak<Block>, usize)> = Mutex::new((Weak::new(), 0));
 
@@ -45,10 +33,6 @@ static OPEN: Mutex<(Weak<Block>, usize)> = Mutex::new((Weak::new(), 0));
 unsafe impl Send for Lines {}
 // SAFETY: they are written through `&mut` alone.
 unsafe impl Sync for Lines {}
-// SAFETY: a block is memory that it alone frees, when nobody has it any more.
-unsafe impl Send for Block {}
-// SAFETY: as above; of itself it gives nothing to read or write.
-unsafe impl Sync for Block {}
 
 impl Lines {
     /// `count` lines of zeros.
@@ -56,14 +40,14 @@ impl Lines {
         let size = count * size_of::<Line>();
         let mut open = OPEN.lock().unwrap_or_else(PoisonError::into_inner);
         let (block, used) = match open.0.upgrade() {
-            Some(block) if size <= block.layout.size() - open.1 => (block, open.1),
-            _ => (Arc::new(Block::new(size.max(BLOCK))), 0),
+            Some(block) if size <= block.size() - open.1 => (block, open.1),
+            _ => (Arc::new(Block::new(size.max(BLOCK), PAGE)), 0),
         };
         *open = (Arc::downgrade(&block), used + size);
         drop(open);
         // SAFETY: `used + size` is at most the block's size, as was asked for
         // or made so.
-        let start = unsafe { block.start.add(used) }.cast::<Line>();
+        let start = unsafe { block.start().add(used) }.cast::<Line>();
         // SAFETY: these bytes are the block's, and nobody else's: `open` says
         // which are taken, and is locked from that being read until it is
         // told of these. Zeros are a line, and as `used` is a multiple of a
@@ -91,33 +75,6 @@ impl DerefMut for Lines {
     fn deref_mut(&mut self) -> &mut [Line] {
         // SAFETY: as in `deref`; and we are borrowed by this alone.
         unsafe { std::slice::from_raw_parts_mut(self.start.as_ptr(), self.count) }
-    }
-}
-
-impl Block {
-    /// At least `size` bytes, not zero, in large pages if they can be had.
-    fn new(size: usize) -> Self {
-        let layout = Layout::from_size_align(size.next_multiple_of(PAGE), PAGE);
-        let layout = layout.expect("lines of a matrix that is in memory are no more than can be");
-        // SAFETY: the size is not zero: it is at least `BLOCK`.
-        let start = unsafe { alloc(layout) };
-        let Some(start) = NonNull::new(start) else {
-            handle_alloc_error(layout);
-        };
-        if std::env::consts::OS == "linux" {
-            // SAFETY: it is our memory, of whole pages, whose contents this
-            // leaves as they are. If it fails, they are small pages.
-            unsafe { libc::madvise(start.as_ptr().cast(), layout.size(), HUGE_PAGES) };
-        }
-        Self { start, layout }
-    }
-}
-
-impl Drop for Block {
-    fn drop(&mut self) {
-        // SAFETY: it was allocated with this layout, and nobody has a part of
-        // it any more.
-        unsafe { dealloc(self.start.as_ptr(), self.layout) };
     }
 }
 
