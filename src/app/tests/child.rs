@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::app::{serve, to_end};
-use crate::backend::{BackendChoice, MemoryUse};
+use crate::backend::{BackendChoice, BackendSettings, MemoryUse};
 use crate::model::{
     self, Input, Model, ModelError, ModelFiles, ModelInfo, RawKv, SequenceId, Step, Tokens,
 };

@@ -157,7 +157,9 @@ async fn where_there_is_no_room_or_no_folder_everything_works_without() {
     let candle = BackendChoice::Candle;
     let here = || with(Some(folder(temp.path())));
     let first = live(candle, &prompt, here()).await;
-    let token = load_demo().unwrap().info().kv.layers * 2 * 2 * 64 * 4;
+    let model = crate::model::load(&crate::demo::files(), candle, &()).unwrap();
+    let token = model.info().kv_bytes_per_token;
+    drop(model);
     // None is parked; less is parked; all of the memory is the prompt's own.
     let mut tight = [here(), here(), here()];
     tight[0].prefix_cache_bytes = 0;
