@@ -7,7 +7,7 @@
 //! Dependencies point one way:
 //!
 //! ```text
-//! http ──> session ──> chat ──> engine ──> model ──> backend (mlx | candle)
+//! http ──> session ──> chat ──> engine ──> model ──> backend (mlx | candle | cpu)
 //!              └─────> mcp
 //! ```
 //!

@@ -13,7 +13,7 @@ use super::files::{FilesError, ModelFiles};
 
 /// Raised whenever the decoder comes to other keys and values for the same
 /// files, so that those of before are not gone on with.
-const COMPUTATION: u32 = 3;
+const COMPUTATION: u32 = 4;
 
 /// Files up to this size are hashed whole.
 const SMALL: usize = 1 << 20;
