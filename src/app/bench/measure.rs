@@ -17,6 +17,8 @@ use crate::engine::{Engine, Event, Request, Sampling};
 /// adds to it.
 const PREAMBLE: usize = 1024;
 const OWN: usize = 16;
+/// Tokens of a prompt that is under way while others come in.
+const AHEAD: usize = 64;
 
 /// Clients at once behind a preamble.
 const CLIENTS: usize = 8;
@@ -226,10 +228,16 @@ impl Bench<'_> {
     /// the first of them to the end of the last.
     async fn decode(&mut self, streams: usize, generated: usize) -> Result<Duration, Failure> {
         let prompts: Vec<_> = (0..streams).map(|_| self.tokens(OWN)).collect();
+        // While this one's step is under way all streams come in, and begin
+        // with the next: no prompt of theirs is evaluated between their
+        // tokens.
+        let ahead = self.tokens(AHEAD.min(self.engine.context_length() / 2));
+        let ahead = self.submit(ahead, 1);
         let all = prompts
             .into_iter()
             .map(|prompt| self.submit(prompt, generated));
         let all: Vec<_> = all.collect();
+        ahead.await?;
         let times: Vec<Times> = join_all(all).await.into_iter().collect::<Result<_, _>>()?;
         let began = times
             .iter()

@@ -8,7 +8,7 @@ use crate::backend::Activation;
 use crate::backend::threads::Threads;
 
 /// Elements that one thread is done with before others have heard of them.
-const WORTH_SHARING: usize = 1 << 14;
+const WORTH_SHARING: usize = 1 << 12;
 
 /// Sums are taken in so many parts: as many as any machine's vectors have
 /// lanes.

@@ -35,10 +35,10 @@ pub(super) const MOST: usize = 12;
 const FEW: usize = 8;
 
 /// Elements that one thread rounds before others are worth their waking.
-const ALONE: usize = 16 << 10;
+const ALONE: usize = 4 << 10;
 
 /// About as many elements a thread rounds at a time.
-const AT_A_TIME: usize = 12 << 10;
+const AT_A_TIME: usize = 3 << 10;
 
 /// Tokens rounded to eight bits, in spans of as many as a product takes at a
 /// time, the chunks of a span's tokens side by side. Made once and used again:
