@@ -4,6 +4,8 @@
 
 #![allow(clippy::unwrap_used)]
 
+use std::num::NonZero;
+
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 

@@ -1,13 +1,17 @@
-//! What drawing tokens allocates, counted by this binary's allocator: nothing,
-//! once a sampler has seen a row.
+//! What drawing tokens and a whole step allocate, counted by this binary's
+//! allocator: next to nothing, once there was such a step.
 
 use std::hint::black_box;
 use std::num::NonZero;
 
 use allocation_counter::measure;
 use llm_server::backend::cpu::{Cpu, Products};
-use llm_server::backend::{Backend, Draw, Dtype, RawTensor, Sampler};
+use llm_server::backend::{
+    Backend, BackendChoice, BackendSettings, Draw, Dtype, RawTensor, Sampler,
+};
 use llm_server::blob::Blob;
+use llm_server::demo;
+use llm_server::model::{self, Input, Tokens};
 
 /// Four kinds of draws: the most likely token, any, and with either bound.
 fn draw(kind: usize, uniform: f32) -> Draw {
@@ -80,5 +84,39 @@ fn a_step_allocates_the_list_of_its_tokens_and_no_more() {
         let what = format!("{rows} rows of {vocabulary}: {counted:?}");
         assert_eq!(counted.count_total, 200, "{what}");
         assert_eq!(counted.bytes_total, 200 * 4 * rows as u64, "{what}");
+    }
+}
+
+/// Of a whole model's step: the lists that describe it, and nothing of the
+/// size of activations, logits or scratch, whose memory goes round.
+#[test]
+fn a_step_of_decoding_takes_no_memory_for_what_it_computes() {
+    const STREAMS: usize = 4;
+    for choice in [BackendChoice::Candle, BackendChoice::CandleF32] {
+        let settings = BackendSettings {
+            choice,
+            threads: NonZero::new(1),
+        };
+        let mut model = model::load(&demo::files(), settings, &()).unwrap();
+        let streams = [(); STREAMS].map(|()| model.open().unwrap());
+        let mut step = |token: u32| {
+            let tokens = [token];
+            let batch = streams.map(|sequence| Input {
+                sequence,
+                tokens: Tokens::Given(&tokens),
+                draw: Some(Draw::GREEDY),
+            });
+            let step = model.submit(&batch).unwrap();
+            assert_eq!(step.tokens().unwrap().len(), STREAMS);
+        };
+        // All within the first page of keys and values.
+        (1..8).for_each(&mut step);
+        let counted = measure(|| step(9));
+        // Six layers: each has lists of the four streams, and of the tokens
+        // only angles, ids and draws. One layer's activations are 64 times
+        // its share of this: 4 rows of 256 and more, in f32, several times.
+        let bytes = counted.bytes_total;
+        assert!(bytes < 16_000, "{choice:?}: {counted:?}");
+        assert!(counted.count_total < 200, "{choice:?}: {counted:?}");
     }
 }

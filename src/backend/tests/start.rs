@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex};
 use tracing::Dispatch;
 
 use super::*;
+use crate::backend::start::start_by;
 
 struct Describe;
 
