@@ -19,13 +19,21 @@ use super::paged::{Element, PAGE, padded};
 use super::step::{Rooms, Step};
 use super::vectors::{Machine, Work};
 
+/// Bytes of a line of the cache.
+const LINE: usize = 64;
+
 /// The queries of a key-value head of some rows.
 pub(super) struct Few<'a, E> {
+    rows: Rows<'a>,
+    rooms: &'a mut Rooms,
+    element: PhantomData<E>,
+}
+
+/// Which they are.
+struct Rows<'a> {
     step: &'a Step<'a>,
     rows: Range<usize>,
     kv_head: usize,
-    rooms: &'a mut Rooms,
-    element: PhantomData<E>,
 }
 
 impl<'a, E> Few<'a, E> {
@@ -36,9 +44,11 @@ impl<'a, E> Few<'a, E> {
         rooms: &'a mut Rooms,
     ) -> Self {
         Self {
-            step,
-            rows,
-            kv_head,
+            rows: Rows {
+                step,
+                rows,
+                kv_head,
+            },
             rooms,
             element: PhantomData,
         }
@@ -57,13 +67,81 @@ struct Queries<'a> {
     softcap: Option<f32>,
 }
 
-/// Those places of a page that some queries see.
+/// Some rows one after the other that see the same places of the same page.
+struct Here {
+    index: usize,
+    rows: Range<usize>,
+    places: Range<usize>,
+}
+
+/// What they see.
 struct Seen<'a, E> {
     keys: &'a [E],
     values: &'a [E],
     places: Range<usize>,
-    /// What is to be read after this page.
+    /// The keys that are to be read after this page.
+    next: &'a [E],
+}
+
+/// What is asked for ahead of its being read, line by line.
+struct Ahead<E> {
     next: *const E,
+    end: *const E,
+}
+
+impl<E> Ahead<E> {
+    fn of(elements: &[E]) -> Self {
+        let Range { start, end } = elements.as_ptr_range();
+        Self { next: start, end }
+    }
+
+    /// Whether there was another line to ask for.
+    #[inline(always)]
+    fn ask<M: Machine>(&mut self, m: M) -> bool {
+        let there = self.next < self.end;
+        if there {
+            m.prefetch(self.next);
+            self.next = self.next.wrapping_add(LINE / size_of::<E>());
+        }
+        there
+    }
+}
+
+impl<'a> Rows<'a> {
+    /// The first rows from `row` on that see some of page `index`, or else
+    /// those of the next page that any sees.
+    fn find(&self, index: usize, row: usize, pages: usize) -> Option<Here> {
+        let step = self.step;
+        let places = |index: usize, row: usize| {
+            let (begins, seen) = (index * PAGE, step.seen(step.rows[row]));
+            seen.start.saturating_sub(begins)..seen.end.saturating_sub(begins).min(PAGE)
+        };
+        let page = |index: usize, row: usize| step.kv(step.rows[row]).page(index);
+        let mut first = row;
+        for index in index..pages {
+            let mut rows = first..self.rows.end;
+            first = self.rows.start;
+            let Some(row) = rows.find(|&row| !places(index, row).is_empty()) else {
+                continue;
+            };
+            let here = places(index, row);
+            let same = |&other: &usize| {
+                places(index, other) == here && Arc::ptr_eq(page(index, row), page(index, other))
+            };
+            return Some(Here {
+                index,
+                rows: row..row + 1 + rows.take_while(same).count(),
+                places: here,
+            });
+        }
+        None
+    }
+
+    /// The keys and values of these rows' page.
+    fn page<E: Element>(&self, here: &Here) -> (&'a [E], &'a [E]) {
+        let kv = self.step.kv(self.step.rows[here.rows.start]);
+        kv.shape().head(kv.page(here.index), self.kv_head)
+    }
 }
 
 impl<E: Element> Work for Few<'_, E> {
@@ -71,14 +149,16 @@ impl<E: Element> Work for Few<'_, E> {
 
     #[inline(always)]
     fn run<M: Machine>(self, m: M) {
-        let Self {
-            step,
-            rows,
-            kv_head,
-            rooms,
-            ..
-        } = self;
+        let Self { rows: all, rooms, .. } = self;
+        let (step, rows, kv_head) = (all.step, all.rows.clone(), all.kv_head);
         let (head_dim, group) = (step.head_dim, step.group);
+        let ends = rows.clone().map(|row| step.seen(step.rows[row]).end);
+        let pages = ends.max().map_or(0, |end| end.div_ceil(PAGE));
+        let mut next = all.find(0, rows.start, pages);
+        if let Some(here) = &next {
+            let mut ahead = Ahead::of(all.page::<E>(here).0);
+            while ahead.ask(m) {}
+        }
         let n = rows.len() * group;
         let q = rooms.queries.get(n * head_dim);
         let stats = rooms.stats.get(n * 2);
@@ -100,46 +180,17 @@ impl<E: Element> Work for Few<'_, E> {
             stats,
             softcap: step.softcap,
         };
-        let seen = |row: usize| step.seen(step.rows[row]);
-        let pages = rows.clone().map(|row| seen(row).end.div_ceil(PAGE)).max();
-        for index in 0..pages.unwrap_or(0) {
-            let begins = index * PAGE;
-            // Of a row that sees some of it, the page and which places.
-            let find = |row: usize| {
-                let seen = seen(row);
-                let places =
-                    seen.start.saturating_sub(begins)..seen.end.saturating_sub(begins).min(PAGE);
-                let page = || step.kv(step.rows[row]).page(index);
-                (places.start < places.end).then(|| (page(), places))
+        while let Some(here) = next {
+            next = all.find(here.index, here.rows.end, pages);
+            let (keys, values) = all.page::<E>(&here);
+            let page = Seen {
+                keys,
+                values,
+                places: here.places,
+                next: next.as_ref().map_or(&[], |next| all.page(next).0),
             };
-            let mut row = rows.start;
-            while row < rows.end {
-                let Some((page, places)) = find(row) else {
-                    row += 1;
-                    continue;
-                };
-                // Rows one after the other that have all this in common.
-                let same = |row: &usize| {
-                    find(*row)
-                        .is_some_and(|(other, others)| Arc::ptr_eq(page, other) && places == others)
-                };
-                let count = 1 + (row + 1..rows.end).take_while(same).count();
-                let kv = step.kv(step.rows[row]);
-                let (keys, values) = kv.shape().head::<E>(page, kv_head);
-                let next = match kv.len() > begins + PAGE {
-                    true => kv.shape().head::<E>(kv.page(index + 1), kv_head).0,
-                    false => &[],
-                };
-                let page = Seen {
-                    keys,
-                    values,
-                    places,
-                    next: next.as_ptr(),
-                };
-                let first = (row - rows.start) * group;
-                queries.add(m, first..first + count * group, &page);
-                row += count;
-            }
+            let first = (here.rows.start - rows.start) * group;
+            queries.add(m, first..first + here.rows.len() * group, &page);
         }
         for (index, row) in rows.enumerate() {
             // SAFETY: a row and head are in one task, here once.
@@ -181,7 +232,8 @@ impl Queries<'_> {
         let vectors = page.places.start / M::LANES..page.places.end.div_ceil(M::LANES);
         let mut place = vectors.start * M::LANES;
         let mut left = vectors.len();
-        let mut ahead = page.values.as_ptr();
+        let seen = page.places.start * padded(head_dim)..page.places.end * padded(head_dim);
+        let mut ahead = Ahead::of(&page.values[seen]);
         while left > 0 {
             let count = if left >= 4 && Q <= 2 && M::LANES < 16 {
                 scores::<M, E, Q, 4>(m, q, page.keys, place, &mut ahead, &mut weights)
@@ -200,7 +252,7 @@ impl Queries<'_> {
         }
         let padded = padded(head_dim);
         let sums = &mut self.sums[first * padded..][..Q * padded];
-        let mut ahead = page.next;
+        let mut ahead = Ahead::of(page.next);
         let mut place = 0;
         while place < padded {
             let left = (padded - place) / M::LANES;
@@ -215,6 +267,7 @@ impl Queries<'_> {
             };
             place += count * M::LANES;
         }
+        while ahead.ask(m) {}
         Q
     }
 
@@ -237,15 +290,14 @@ fn scores<M: Machine, E: Element, const Q: usize, const W: usize>(
     q: &[f32],
     keys: &[E],
     place: usize,
-    ahead: &mut *const E,
+    ahead: &mut Ahead<E>,
     scores: &mut [[f32; PAGE]; Q],
 ) -> usize {
     let head_dim = q.len() / Q;
     assert!(keys.len() >= head_dim * PAGE && place + W * M::LANES <= PAGE);
     let mut sums = [[m.splat(0.0); W]; Q];
     for d in 0..head_dim {
-        m.prefetch(*ahead);
-        *ahead = ahead.wrapping_add(PAGE);
+        ahead.ask(m);
         // SAFETY: there are `head_dim` rows of `PAGE` keys, of which `W`
         // vectors from `place` on are a part, and `Q` queries of `head_dim`
         // numbers.
@@ -332,7 +384,7 @@ fn values<M: Machine, E: Element, const Q: usize, const W: usize>(
     m: M,
     page: &Seen<'_, E>,
     place: usize,
-    ahead: &mut *const E,
+    ahead: &mut Ahead<E>,
     weights: &[[f32; PAGE]; Q],
     before: &[f32; Q],
     sums: &mut [f32],
@@ -349,10 +401,9 @@ fn values<M: Machine, E: Element, const Q: usize, const W: usize>(
     assert!(page.places.end <= PAGE);
     for position in page.places.clone() {
         // As much of the next keys as this is of the values.
-        for part in 0..(W * M::LANES).div_ceil(PAGE) {
-            m.prefetch(ahead.wrapping_add(part * PAGE));
+        for _ in 0..(W * M::LANES * size_of::<E>()).div_ceil(LINE) {
+            ahead.ask(m);
         }
-        *ahead = ahead.wrapping_add(W * M::LANES);
         // SAFETY: there are `PAGE` rows of `padded` values, of which `W`
         // vectors from `place` on are a part, and `position` is below `PAGE`.
         unsafe {

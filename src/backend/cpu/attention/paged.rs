@@ -407,11 +407,16 @@ impl<E: Element> Work for WriteHead<'_, E> {
     fn run<M: Machine>(self, m: M) {
         let Shape { head_dim, .. } = self.shape;
         let width = self.shape.width();
+        let head_len = self.elements.len();
         let (keys_to, values_to) = self.elements.split_at_mut(head_dim * PAGE);
         let rows = self.values.chunks_exact(width);
         let places = values_to.chunks_exact_mut(padded(head_dim));
         for (row, to) in rows.zip(places.skip(self.place)) {
             let row = &row[self.head * head_dim..][..head_dim];
+            // Here and below: what the next head's are to be written to.
+            for place in to.chunks(64 / size_of::<E>()) {
+                m.prefetch(place.as_ptr().wrapping_add(head_len));
+            }
             convert(m, row, to);
         }
         // Squares of positions by elements, so that each line of the page is
@@ -424,7 +429,9 @@ impl<E: Element> Work for WriteHead<'_, E> {
                 for (row, lines) in row.zip(keys_to.chunks_mut(SIDE * PAGE)) {
                     convert(m, row, &mut narrow);
                     for (line, key) in lines.chunks_exact_mut(PAGE).zip(narrow) {
-                        line[self.place + offset] = key;
+                        let line = &mut line[self.place + offset];
+                        m.prefetch((&raw const *line).wrapping_add(head_len));
+                        *line = key;
                     }
                 }
             }
