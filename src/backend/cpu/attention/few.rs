@@ -149,11 +149,16 @@ impl<E: Element> Work for Few<'_, E> {
 
     #[inline(always)]
     fn run<M: Machine>(self, m: M) {
-        let Self { rows: all, rooms, .. } = self;
+        let Self {
+            rows: all, rooms, ..
+        } = self;
         let (step, rows, kv_head) = (all.step, all.rows.clone(), all.kv_head);
         let (head_dim, group) = (step.head_dim, step.group);
         let ends = rows.clone().map(|row| step.seen(step.rows[row]).end);
         let pages = ends.max().map_or(0, |end| end.div_ceil(PAGE));
+        // SAFETY: these rows and this head are one task's, and rows of a
+        // sequence are in one block where they are few.
+        unsafe { step.append::<M, E>(m, rows.clone(), kv_head) };
         let mut next = all.find(0, rows.start, pages);
         if let Some(here) = &next {
             let mut ahead = Ahead::of(all.page::<E>(here).0);

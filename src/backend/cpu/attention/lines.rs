@@ -4,6 +4,7 @@
 #![allow(unsafe_code)]
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::ptr::NonNull;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -140,7 +141,8 @@ pub(super) struct Lines {
 
 // SAFETY: nobody else has these lines, which are plain numbers.
 unsafe impl Send for Lines {}
-// SAFETY: they are written through `&mut` alone.
+// SAFETY: they are written through `&mut` alone, or where a caller of
+// `part_mut` answers for it.
 unsafe impl Sync for Lines {}
 
 impl Default for Lines {
@@ -179,8 +181,32 @@ impl Lines {
         unsafe { std::slice::from_raw_parts_mut(self.start.as_ptr(), self.count) }
     }
 
-    pub(super) fn get<T: Pod>(&self) -> &[T] {
-        bytemuck::cast_slice(self.all())
+    /// A part of the elements.
+    pub(super) fn part<T: Pod>(&self, range: Range<usize>) -> &[T] {
+        let (place, len) = self.place(range);
+        // SAFETY: lines of ours, that are written and that any `T` is in, and
+        // nobody writes to them while we are borrowed: see `part_mut`.
+        unsafe { std::slice::from_raw_parts(place, len) }
+    }
+
+    /// A part of the elements.
+    ///
+    /// # Safety
+    /// Nobody reads or writes any of it while it lives.
+    #[allow(clippy::mut_from_ref)]
+    pub(super) unsafe fn part_mut<T: Pod>(&self, range: Range<usize>) -> &mut [T] {
+        let (place, len) = self.place(range);
+        // SAFETY: as in `part`, and the caller answers for others.
+        unsafe { std::slice::from_raw_parts_mut(place, len) }
+    }
+
+    /// Where elements are that there are, and how many.
+    fn place<T: Pod>(&self, range: Range<usize>) -> (*mut T, usize) {
+        const { assert!(align_of::<T>() <= align_of::<Line>() && size_of::<T>() > 0) };
+        let elements = self.count * size_of::<Line>() / size_of::<T>();
+        assert!(range.start <= range.end && range.end <= elements);
+        let start = self.start.as_ptr().cast::<T>();
+        (start.wrapping_add(range.start), range.len())
     }
 
     pub(super) fn get_mut<T: Pod>(&mut self) -> &mut [T] {
@@ -223,18 +249,22 @@ impl Room {
 mod tests {
     use super::*;
 
+    fn all<T: Pod>(page: &Lines) -> &[T] {
+        bytemuck::cast_slice(page.all())
+    }
+
     #[test]
     fn memory_of_a_size_is_used_again() {
         // A size that no other test has.
         let first = Lines::of::<u8>(64 * 12_345);
-        let place = first.get::<u8>().as_ptr();
+        let place = all::<u8>(&first).as_ptr();
         drop(first);
         let mut second = Lines::of::<f32>(16 * 12_345);
-        assert_eq!(second.get::<u8>().as_ptr(), place);
+        assert_eq!(all::<u8>(&second).as_ptr(), place);
         second.get_mut::<f32>().fill(2.0);
         let copy = second.clone();
-        assert_ne!(copy.get::<u8>().as_ptr(), place);
-        assert_eq!(copy.get::<f32>(), second.get::<f32>());
+        assert_ne!(all::<u8>(&copy).as_ptr(), place);
+        assert_eq!(all::<f32>(&copy), all::<f32>(&second));
     }
 
     #[test]
@@ -242,7 +272,7 @@ mod tests {
         // A size that no other test has, of more than one slab.
         let mut pages: Vec<Lines> = (0..40).map(|_| Lines::of::<u64>(8 * 77)).collect();
         for (mark, page) in (0u64..).zip(&mut pages) {
-            assert!(page.get::<u64>().iter().all(|&x| x == 0));
+            assert!(all::<u64>(&page).iter().all(|&x| x == 0));
             page.get_mut::<u64>().fill(mark);
         }
         // Every other one goes, and others come.
@@ -259,9 +289,9 @@ mod tests {
             })
             .collect();
         for (mark, page) in (1u64..).step_by(2).zip(&pages) {
-            assert!(page.get::<u64>().iter().all(|&x| x == mark));
+            assert!(all::<u64>(&page).iter().all(|&x| x == mark));
         }
-        let other = |page: &Lines| page.get::<u64>().iter().all(|&x| x == 1_000);
+        let other = |page: &Lines| all::<u64>(page).iter().all(|&x| x == 1_000);
         assert!(others.iter().all(other));
     }
 

@@ -1,5 +1,5 @@
 //! Attention of a ragged step, and the keys and values it reads: `paged` keeps
-//! them, `step` shares a step's rows out among threads, and `many` and `few`
+//! them, `rows` writes them, `step` shares a step's rows out among threads, and `many` and `few`
 //! are what a thread does with many queries of a sequence or a few of several.
 //! Both take the same sums in the same order, so that a query gets the same
 //! bits from either. Knows nothing of layers or models.
@@ -9,6 +9,7 @@ mod few;
 mod lines;
 mod many;
 mod paged;
+mod rows;
 mod step;
 mod vectors;
 

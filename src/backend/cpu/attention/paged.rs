@@ -9,7 +9,8 @@ use bytemuck::Pod;
 use half::f16;
 
 use super::lines::Lines;
-use super::vectors::{Instructions, Machine, SIDE, Square, Work};
+use super::rows::NewRows;
+use super::vectors::{Instructions, Machine};
 use crate::backend::threads::Threads;
 use crate::backend::{Dtype, RawKv, RawTensor};
 
@@ -17,7 +18,7 @@ use crate::backend::{Dtype, RawKv, RawTensor};
 pub(super) const PAGE: usize = 32;
 
 /// Values are padded to a multiple of this: as long as any machine's vectors.
-const LANES: usize = 16;
+pub(super) const LANES: usize = 16;
 
 /// Elements between the values of two positions.
 pub(super) fn padded(head_dim: usize) -> usize {
@@ -32,6 +33,16 @@ pub(in crate::backend::cpu) enum KvElement {
     F16,
     /// 32 bits: as they come.
     F32,
+}
+
+impl KvElement {
+    /// Bytes.
+    fn size(self) -> usize {
+        match self {
+            Self::F16 => size_of::<f16>(),
+            Self::F32 => size_of::<f32>(),
+        }
+    }
 }
 
 /// The keys and values of one sequence in one layer.
@@ -131,7 +142,9 @@ impl Shape {
     #[inline(always)]
     pub(super) fn head<E: Element>(self, page: &Page, head: usize) -> (&[E], &[E]) {
         let (keys_len, head_len) = self.strides();
-        page.0.get()[head * head_len..][..head_len].split_at(keys_len)
+        page.0
+            .part(head * head_len..(head + 1) * head_len)
+            .split_at(keys_len)
     }
 }
 
@@ -292,6 +305,37 @@ impl Kv {
         });
     }
 
+    /// Whether [`Self::make_room`] has nothing to copy and no memory to get.
+    pub(super) fn has_room(&mut self, positions: usize) -> bool {
+        let pages = (self.len + positions).div_ceil(PAGE);
+        let filled = self.len / PAGE;
+        self.pages.len() == pages
+            && self.pages[filled..]
+                .iter_mut()
+                .all(|page| Arc::get_mut(page).is_some())
+    }
+
+    /// Adds as many positions, for [`Self::head_mut`] to write, in pages that
+    /// nobody else has.
+    pub(super) fn make_room(&mut self, positions: usize) {
+        let first = self.extend(positions);
+        for page in &mut self.pages[first / PAGE..] {
+            self.shape.own(page, self.element.size());
+        }
+    }
+
+    /// The keys and values of a head in page `index`, of elements `E`.
+    ///
+    /// # Safety
+    /// Nobody else has this sequence's pages from `index` on, reads or writes
+    /// this part of them while it lives.
+    #[allow(clippy::mut_from_ref)]
+    pub(super) unsafe fn head_mut<E: Element>(&self, index: usize, head: usize) -> &mut [E] {
+        let (_, len) = self.shape.strides();
+        // SAFETY: as the caller says.
+        unsafe { self.pages[index].0.part_mut(head * len..(head + 1) * len) }
+    }
+
     /// Makes room for rows and says where they go.
     fn rows_for<'a>(
         &mut self,
@@ -322,7 +366,7 @@ impl Kv {
 
 impl Shape {
     /// The page as one that nobody else has, with memory.
-    fn own(self, page: &mut Arc<Page>, element_size: usize) -> &mut Page {
+    pub(super) fn own(self, page: &mut Arc<Page>, element_size: usize) -> &mut Page {
         let page = Arc::make_mut(page);
         if page.0.is_empty() {
             let (_, head_len) = self.strides();
@@ -332,149 +376,11 @@ impl Shape {
     }
 
     /// The keys and values of each head.
-    fn heads_mut<E: Element>(self, page: &mut Page) -> impl Iterator<Item = &mut [E]> {
+    pub(super) fn heads_mut<E: Element>(self, page: &mut Page) -> impl Iterator<Item = &mut [E]> {
         let (_, head_len) = self.strides();
         page.0
             .get_mut()
             .chunks_exact_mut(head_len)
             .take(self.kv_heads)
-    }
-}
-
-/// Rows that are appended to a sequence.
-#[derive(Clone, Copy)]
-struct NewRows<'a> {
-    by: Instructions,
-    shape: Shape,
-    element: KvElement,
-    /// The position of the first one.
-    first: usize,
-    /// `[n, kv_heads, head_dim]`, as are the values.
-    keys: &'a [f32],
-    values: &'a [f32],
-}
-
-impl NewRows<'_> {
-    /// Writes those of them that are in page `index`.
-    fn write(&self, page: &mut Arc<Page>, index: usize) {
-        match self.element {
-            KvElement::F16 => self.write_as::<f16>(page, index),
-            KvElement::F32 => self.write_as::<f32>(page, index),
-        }
-    }
-
-    fn write_as<E: Element>(&self, page: &mut Arc<Page>, index: usize) {
-        let page = self.shape.own(page, size_of::<E>());
-        let width = self.shape.width();
-        let begins = index * PAGE;
-        let start = self.first.max(begins);
-        let end = (self.first + self.keys.len() / width).min(begins + PAGE);
-        let rows = (start - self.first) * width..(end - self.first) * width;
-        let (keys, values) = (&self.keys[rows.clone()], &self.values[rows]);
-        for (head, elements) in self.shape.heads_mut::<E>(page).enumerate() {
-            self.by.run(WriteHead {
-                shape: self.shape,
-                head,
-                place: start - begins,
-                keys,
-                values,
-                elements,
-            });
-        }
-    }
-}
-
-/// Up to so many rows are written one by one.
-const FEW: usize = 4;
-
-/// Writes a head's keys and values of some rows into a page.
-struct WriteHead<'a, E> {
-    shape: Shape,
-    head: usize,
-    /// Where in the page the first row goes.
-    place: usize,
-    /// `[n, kv_heads, head_dim]`, as are the values.
-    keys: &'a [f32],
-    values: &'a [f32],
-    /// The head's in the page.
-    elements: &'a mut [E],
-}
-
-impl<E: Element> Work for WriteHead<'_, E> {
-    type Output = ();
-
-    #[inline(always)]
-    fn run<M: Machine>(self, m: M) {
-        let Shape { head_dim, .. } = self.shape;
-        let width = self.shape.width();
-        let head_len = self.elements.len();
-        let (keys_to, values_to) = self.elements.split_at_mut(head_dim * PAGE);
-        let rows = self.values.chunks_exact(width);
-        let places = values_to.chunks_exact_mut(padded(head_dim));
-        for (row, to) in rows.zip(places.skip(self.place)) {
-            let row = &row[self.head * head_dim..][..head_dim];
-            // Here and below: what the next head's are to be written to.
-            for place in to.chunks(64 / size_of::<E>()) {
-                m.prefetch(place.as_ptr().wrapping_add(head_len));
-            }
-            convert(m, row, to);
-        }
-        // Squares of positions by elements, so that each line of the page is
-        // written at once.
-        let count = self.keys.len() / width;
-        let mut narrow = [E::zeroed(); SIDE];
-        if count < FEW {
-            for (offset, row) in self.keys.chunks_exact(width).enumerate() {
-                let row = row[self.head * head_dim..][..head_dim].chunks(SIDE);
-                for (row, lines) in row.zip(keys_to.chunks_mut(SIDE * PAGE)) {
-                    convert(m, row, &mut narrow);
-                    for (line, key) in lines.chunks_exact_mut(PAGE).zip(narrow) {
-                        let line = &mut line[self.place + offset];
-                        m.prefetch((&raw const *line).wrapping_add(head_len));
-                        *line = key;
-                    }
-                }
-            }
-            return;
-        }
-        let mut square = Square([[0.0; SIDE]; SIDE]);
-        for d in (0..head_dim).step_by(SIDE) {
-            let here = SIDE.min(head_dim - d);
-            for rows in (0..count).step_by(SIDE) {
-                let places = self.place + rows..self.place + (rows + SIDE).min(count);
-                let keys = self.keys[rows * width..].chunks_exact(width);
-                for (row, to) in keys.zip(&mut square.0) {
-                    to[..here].copy_from_slice(&row[self.head * head_dim + d..][..here]);
-                }
-                m.transpose(&mut square);
-                let lines = keys_to[d * PAGE..].chunks_exact_mut(PAGE).take(here);
-                for (line, from) in lines.zip(&square.0) {
-                    convert(m, from, &mut narrow);
-                    let line = &mut line[places.clone()];
-                    line.copy_from_slice(&narrow[..line.len()]);
-                }
-            }
-        }
-    }
-}
-
-/// Converts all of `from` into the beginning of `to`, of which there are
-/// [`LANES`] for any that `from` has.
-#[inline(always)]
-fn convert<M: Machine, E: Element>(m: M, from: &[f32], to: &mut [E]) {
-    let whole = from.len() / LANES * LANES;
-    let (head, tail) = from.split_at(whole);
-    let (to_head, to_tail) = to.split_at_mut(whole);
-    let vectors = head.chunks_exact(M::LANES);
-    for (from, to) in vectors.zip(to_head.chunks_exact_mut(M::LANES)) {
-        E::store(m, to, m.load(from));
-    }
-    if !tail.is_empty() {
-        let mut rest = [0.0; LANES];
-        rest[..tail.len()].copy_from_slice(tail);
-        let vectors = rest.chunks_exact(M::LANES);
-        for (from, to) in vectors.zip(to_tail[..LANES].chunks_exact_mut(M::LANES)) {
-            E::store(m, to, m.load(from));
-        }
     }
 }

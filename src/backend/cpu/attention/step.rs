@@ -15,7 +15,8 @@ use super::few::Few;
 use super::lines::Room;
 use super::many::Many;
 use super::paged::{Element, Kv, KvElement, PAGE};
-use super::vectors::Instructions;
+use super::rows::WriteHead;
+use super::vectors::{Instructions, Machine, Work};
 use crate::backend::Span;
 use crate::backend::threads::Threads;
 
@@ -90,6 +91,9 @@ pub(super) struct Step<'a> {
     pub(super) sinks: Option<&'a [f32]>,
     /// `[T, heads, head_dim]`.
     pub(super) q: &'a [f32],
+    /// `[T, kv_heads, head_dim]`, as are the values.
+    keys: &'a [f32],
+    values: &'a [f32],
     pub(super) rows: &'a [Row],
     pub(super) spans: &'a [Span<'a, Kv>],
     pub(super) output: Output<'a>,
@@ -108,6 +112,42 @@ impl<'a> Step<'a> {
     /// Query `head` of a row, `[head_dim]`.
     pub(super) fn query(&self, row: usize, head: usize) -> &'a [f32] {
         &self.q[(row * self.heads + head) * self.head_dim..][..self.head_dim]
+    }
+
+    /// Writes the keys and values that some rows, of a block of few, add to
+    /// their sequences for a head.
+    ///
+    /// # Safety
+    /// Nobody else reads or writes what these sequences have for this head.
+    #[inline(always)]
+    pub(super) unsafe fn append<M: Machine, E: Element>(
+        &self,
+        m: M,
+        rows: Range<usize>,
+        kv_head: usize,
+    ) {
+        let page = |row: usize| self.rows[row].position / PAGE;
+        for row in rows.clone() {
+            let kv = self.kv(self.rows[row]);
+            let shape = kv.shape();
+            let next = (row + 1).min(rows.end - 1);
+            let (next, _) = shape.head(self.kv(self.rows[next]).page(page(next)), kv_head);
+            let next = next.as_ptr();
+            let here = row * shape.width()..(row + 1) * shape.width();
+            // SAFETY: the pages that a block of few adds to are its sequences'
+            // own, and the caller answers for the rest.
+            let elements = unsafe { kv.head_mut::<E>(page(row), kv_head) };
+            WriteHead {
+                shape,
+                head: kv_head,
+                place: self.rows[row].position % PAGE,
+                keys: &self.keys[here.clone()],
+                values: &self.values[here],
+                elements,
+                next,
+            }
+            .run(m);
+        }
     }
 
     /// The largest score of a query that has seen nothing, and the sum of
@@ -199,7 +239,7 @@ pub(super) fn attention_by(
         return;
     };
     let kv_heads = first.kv.shape().kv_heads;
-    scratch.append(by, threads, spans, k, v);
+    scratch.append(by, threads, spans, heads / kv_heads, k, v);
     scratch.list(spans, heads / kv_heads);
     if scratch.rows.is_empty() {
         return;
@@ -216,6 +256,8 @@ pub(super) fn attention_by(
         window: settings.window.unwrap_or(usize::MAX),
         sinks: settings.sinks,
         q,
+        keys: k,
+        values: v,
         rows: &scratch.rows,
         spans,
         output: Output::new(out, scratch.rows.len(), kv_heads),
@@ -251,13 +293,20 @@ impl Step<'_> {
     }
 }
 
+/// Whether a span's rows are taken as many.
+fn are_many(span: &Span<'_, Kv>, group: usize) -> bool {
+    span.tokens > 1 && span.tokens * group >= MANY
+}
+
 impl Scratch {
-    /// Appends the rows of each span.
+    /// Appends the rows of each span that has many, and makes room for those
+    /// of the others: whoever takes them writes them, [`Step::append`].
     fn append(
         &mut self,
         by: Instructions,
         threads: &Threads,
         spans: &mut [Span<'_, Kv>],
+        group: usize,
         keys: &[f32],
         values: &[f32],
     ) {
@@ -273,20 +322,32 @@ impl Scratch {
         let elements = |span: &Span<'_, Kv>, index: usize| {
             starts[index]..starts[index] + span.tokens * span.kv.shape().width()
         };
+        let mut all_have_room = true;
         for (index, span) in spans.iter_mut().enumerate() {
             let here = elements(span, index);
-            if is_long(span) {
+            if !are_many(span, group) {
+                all_have_room &= span.kv.has_room(span.tokens);
+            } else if is_long(span) {
                 span.kv
                     .append_by(by, threads, &keys[here.clone()], &values[here]);
+            } else {
+                all_have_room = false;
             }
         }
-        threads.for_each_chunk(spans, 1, |index, spans| {
-            for span in spans {
-                let here = elements(span, index);
-                if !is_long(span) {
-                    span.kv.append(by, &keys[here.clone()], &values[here]);
-                }
+        let append = |index: usize, span: &mut Span<'_, Kv>| {
+            let here = elements(span, index);
+            if !are_many(span, group) {
+                span.kv.make_room(span.tokens);
+            } else if !is_long(span) {
+                span.kv.append(by, &keys[here.clone()], &values[here]);
             }
+        };
+        if all_have_room {
+            let spans = spans.iter_mut().enumerate();
+            return spans.for_each(|(index, span)| append(index, span));
+        }
+        threads.for_each_chunk(spans, 1, |index, spans| {
+            spans.iter_mut().for_each(|span| append(index, span));
         });
     }
 
@@ -304,7 +365,7 @@ impl Scratch {
                 span: index,
                 position,
             }));
-            let are_many = span.tokens > 1 && span.tokens * group >= MANY;
+            let are_many = are_many(span, group);
             let mut from = first;
             while from < rows.len() {
                 let to = (from + block_rows).min(rows.len());
