@@ -24,7 +24,7 @@ const AHEAD: usize = 64;
 const CLIENTS: usize = 8;
 
 /// Repetitions, fewer where one takes long.
-const REPETITIONS: usize = 3;
+const REPETITIONS: usize = 5;
 const LONG: Duration = Duration::from_secs(5);
 
 const GREEDY: Sampling = Sampling {
@@ -82,21 +82,23 @@ impl Measured {
         let longest = options.prompts.iter().copied().max().unwrap_or(0);
         bench.request(longest.clamp(1, room - 2), 2).await?;
 
-        let mut prefill = Vec::new();
         let prompts = options.prompts.iter().copied();
-        for length in prompts.filter(|length| length + 2 <= room) {
-            say(&format!("prefill of {length} tokens …"));
-            let times = repeat(async || Ok(bench.request(length, 1).await?.first)).await;
-            prefill.push((length, length as f64 / times?.as_secs_f64()));
-        }
-        let mut decode = Vec::new();
+        let prompts: Vec<_> = prompts.filter(|length| length + 2 <= room).collect();
+        say(&format!(
+            "prefill of {} tokens by turns …",
+            listed(&prompts)
+        ));
+        let prefill = by_turns(&prompts, async |length| {
+            Ok(bench.request(length, 1).await?.first)
+        });
+        let prefill = rates(prefill.await?, |length| length);
         let generated = options.generated.min(room - OWN - 1);
-        for &streams in &options.streams {
-            say(&format!("decode of {streams} streams …"));
-            let times = repeat(async || bench.decode(streams, generated).await).await?;
-            let tokens = streams * (generated - 1);
-            decode.push((streams, tokens as f64 / times.as_secs_f64()));
-        }
+        let streams = listed(&options.streams);
+        say(&format!("decode of {streams} streams by turns …"));
+        let decode = by_turns(&options.streams, async |streams| {
+            bench.decode(streams, generated).await
+        });
+        let decode = rates(decode.await?, |streams| streams * (generated - 1));
         let latency = match options.rates_only {
             true => None,
             false => Some(Latency::take(&mut bench, model, say).await?),
@@ -150,12 +152,45 @@ impl Latency {
 async fn repeat(
     mut run: impl AsyncFnMut() -> Result<Duration, Failure>,
 ) -> Result<Duration, Failure> {
-    let began = Instant::now();
-    let mut times = Vec::new();
-    while times.len() < REPETITIONS && (times.is_empty() || began.elapsed() < LONG) {
-        times.push(run().await?);
+    let medians = by_turns(&[0], async |_| run().await).await?;
+    Ok(medians
+        .first()
+        .map_or(Duration::ZERO, |&(_, median)| median))
+}
+
+/// The median of a few runs of each, by turns: where a machine is faster for a
+/// while, it is so for all of them.
+async fn by_turns(
+    all: &[usize],
+    mut run: impl AsyncFnMut(usize) -> Result<Duration, Failure>,
+) -> Result<Vec<(usize, Duration)>, Failure> {
+    let mut times = vec![Vec::new(); all.len()];
+    for _ in 0..REPETITIONS {
+        for (&one, times) in all.iter().zip(&mut times) {
+            if times.iter().sum::<Duration>() < LONG {
+                times.push(run(one).await?);
+            }
+        }
     }
-    Ok(median(times))
+    Ok(all
+        .iter()
+        .copied()
+        .zip(times.into_iter().map(median))
+        .collect())
+}
+
+/// `1, 2, 4`.
+fn listed(all: &[usize]) -> String {
+    let all: Vec<_> = all.iter().map(usize::to_string).collect();
+    all.join(", ")
+}
+
+/// Tokens a second, of as many tokens as each is of.
+fn rates(times: Vec<(usize, Duration)>, tokens: impl Fn(usize) -> usize) -> Vec<(usize, f64)> {
+    times
+        .into_iter()
+        .map(|(one, time)| (one, tokens(one) as f64 / time.as_secs_f64()))
+        .collect()
 }
 
 pub(super) fn median(mut times: Vec<Duration>) -> Duration {

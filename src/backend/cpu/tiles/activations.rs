@@ -48,9 +48,10 @@ pub(in super::super) struct Rounded {
     tokens: usize,
     columns: usize,
     group_size: usize,
-    /// `[spans][columns / 8][tokens of the span]`.
+    spans: Vec<Span>,
+    /// `[spans][columns / 8][tokens of the span]`, and more.
     chunks: Vec<Chunk>,
-    /// `[spans][groups][tokens of the span]`.
+    /// `[spans][groups][tokens of the span]`, and more.
     factors: Vec<Factors>,
 }
 
@@ -109,9 +110,9 @@ impl Rounded {
         self.group_size
     }
 
-    /// How many spans the tokens are.
-    pub(super) fn spans(&self) -> usize {
-        spans(self.tokens)
+    /// The spans that the tokens are.
+    pub(super) fn spans(&self) -> &[Span] {
+        &self.spans
     }
 
     /// Rounds `x`, `[tokens, columns]`, whose groups are of `group_size`
@@ -133,19 +134,27 @@ impl Rounded {
         self.tokens = x.len() / columns;
         self.columns = columns;
         self.group_size = group_size;
-        self.chunks.resize(x.len() / 8, [0; 2]);
-        self.factors
-            .resize(x.len() / group_size, Factors::default());
+        let (chunks, factors) = (x.len() / 8, x.len() / group_size);
+        // Longer ones are left as they are: growing again would fill them.
+        if self.chunks.len() < chunks {
+            self.chunks.resize(chunks, [0; 2]);
+        }
+        if self.factors.len() < factors {
+            self.factors.resize(factors, Factors::default());
+        }
 
         let groups = columns / group_size;
         let into = Into {
             tokens: self.tokens,
             columns,
             group_size,
-            chunks: Shared::new(&mut self.chunks),
-            factors: Shared::new(&mut self.factors),
+            chunks: Shared::new(&mut self.chunks[..chunks]),
+            factors: Shared::new(&mut self.factors[..factors]),
         };
         let spans = spans(self.tokens);
+        self.spans.clear();
+        self.spans
+            .extend((0..spans).map(|index| span(self.tokens, index)));
         let round = |span, groups| {
             Round {
                 x,
@@ -165,11 +174,6 @@ impl Rounded {
             let first = task % per_span * per_task;
             round(task / per_span, first..groups.min(first + per_task));
         });
-    }
-
-    /// Where and how long span `index` is.
-    pub(super) fn span(&self, index: usize) -> Span {
-        span(self.tokens, index)
     }
 
     /// The chunks and factors of a span of `T` tokens.

@@ -10,6 +10,7 @@ use std::arch::x86_64::*;
 
 use super::activations::{Chunk, Factors};
 use super::avx512::{AHEAD, ASKED};
+use super::out::Places;
 use super::{Line, Scales, TileRows, WIDTH};
 
 /// Whether this machine has the instructions of [`multiply`].
@@ -45,7 +46,8 @@ macro_rules! multiply_by {
             rows: &TileRows<'_>,
             chunks: &[[Chunk; T]],
             factors: &[[Factors; T]],
-        ) -> [[f32; WIDTH]; T] {
+            out: &mut Places<'_>,
+        ) {
             /// The products with `N` tokens from `first` on.
             #[inline]
             #[target_feature(enable = $features)]
@@ -71,18 +73,17 @@ macro_rules! multiply_by {
                 stored(&sums)
             }
 
-            let mut products = [[0.0; WIDTH]; T];
             // More tokens at a time do not fit the registers.
-            let mut first = 0;
-            for products in products.chunks_mut(2) {
-                match products {
-                    [a, b] => [*a, *b] = few::<T, BITS, 2>(rows, chunks, factors, first),
-                    [a] => [*a] = few::<T, BITS, 1>(rows, chunks, factors, first),
-                    _ => {}
+            for first in (0..T).step_by(2) {
+                if first + 1 < T {
+                    let [a, b] = few::<T, BITS, 2>(rows, chunks, factors, first);
+                    out.put(first, &a);
+                    out.put(first + 1, &b);
+                } else {
+                    let [a] = few::<T, BITS, 1>(rows, chunks, factors, first);
+                    out.put(first, &a);
                 }
-                first += 2;
             }
-            products
         }
     };
 }
@@ -256,7 +257,7 @@ fn stored<const N: usize>(sums: &[[__m256; HALVES]; N]) -> [[f32; WIDTH]; N] {
     products
 }
 
-/// `act` for each token, with these instructions where it is inlined.
+/// [`Places::act`] with these instructions, where `act` is inlined.
 ///
 /// Asks for `avx2`, `fma` and `f16c`.
 #[target_feature(enable = "avx2,fma,f16c")]
@@ -264,8 +265,9 @@ pub(super) fn act(
     gate: &mut [[f32; WIDTH]],
     up: &[[f32; WIDTH]],
     act: &impl Fn(&mut [f32; WIDTH], &[f32; WIDTH]),
+    out: &mut Places<'_>,
 ) {
-    gate.iter_mut().zip(up).for_each(|(gate, up)| act(gate, up));
+    out.act(gate, up, act);
 }
 
 /// Asks for what is [`AHEAD`] of `line`.

@@ -8,6 +8,7 @@
 use std::arch::x86_64::*;
 
 use super::activations::{Chunk, Factors, Group, LANES, ROUNDING, Round, factors_of};
+use super::out::Places;
 use super::{Line, Scales, TileRows, WIDTH};
 
 /// Whether this machine has the instructions.
@@ -33,7 +34,8 @@ pub(super) fn multiply<const T: usize, const BITS: usize>(
     rows: &TileRows<'_>,
     chunks: &[[Chunk; T]],
     factors: &[[Factors; T]],
-) -> [[f32; WIDTH]; T] {
+    out: &mut Places<'_>,
+) {
     let per_group = chunks.len() / factors.len();
     let weight_lines = per_group * BITS / 4;
     let scale_lines = rows.scales.lines();
@@ -83,15 +85,15 @@ pub(super) fn multiply<const T: usize, const BITS: usize>(
             sums[t] = _mm512_fmadd_ps(bias, _mm512_set1_ps(sum), sums[t]);
         }
     }
-    let mut products = [[0.0; WIDTH]; T];
     for t in 0..T {
-        // SAFETY: `products[t]` is 16 floats, 64 bytes, and ours alone.
-        unsafe { _mm512_storeu_ps(products[t].as_mut_ptr(), sums[t]) };
+        let mut products = [0.0; WIDTH];
+        // SAFETY: `products` is 16 floats, 64 bytes, and ours alone.
+        unsafe { _mm512_storeu_ps(products.as_mut_ptr(), sums[t]) };
+        out.put(t, &products);
     }
-    products
 }
 
-/// `act` for each token, with these instructions where it is inlined.
+/// [`Places::act`] with these instructions, where `act` is inlined.
 ///
 /// Asks for `avx512f`, `avx512bw` and `avx512vnni`.
 #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
@@ -99,8 +101,9 @@ pub(super) fn act(
     gate: &mut [[f32; WIDTH]],
     up: &[[f32; WIDTH]],
     act: &impl Fn(&mut [f32; WIDTH], &[f32; WIDTH]),
+    out: &mut Places<'_>,
 ) {
-    gate.iter_mut().zip(up).for_each(|(gate, up)| act(gate, up));
+    out.act(gate, up, act);
 }
 
 #[inline]

@@ -8,6 +8,7 @@ use std::sync::LazyLock;
 use super::activations::{Rounded, Span};
 #[cfg(target_arch = "aarch64")]
 use super::neon;
+use super::out::Places;
 use super::{TileRows, WIDTH, portable};
 #[cfg(target_arch = "x86_64")]
 use super::{avx2, avx512};
@@ -72,7 +73,8 @@ pub(super) static BEST: LazyLock<Instructions> = LazyLock::new(|| {
 });
 
 impl Instructions {
-    /// The products of a tile with the `T` tokens of a span.
+    /// Puts the products of a tile with the `T` tokens of a span into `out`,
+    /// which is of as many.
     #[inline]
     pub(super) fn multiply<const T: usize>(
         self,
@@ -80,65 +82,72 @@ impl Instructions {
         tile: &TileRows<'_>,
         x: &Rounded,
         span: Span,
-    ) -> [[f32; WIDTH]; T] {
+        out: &mut Places<'_>,
+    ) {
         let (chunks, factors) = x.of::<T>(span.first);
         match (self, bits) {
-            (Self::Portable, 4) => portable::multiply::<T, 4>(tile, chunks, factors),
-            (Self::Portable, _) => portable::multiply::<T, 8>(tile, chunks, factors),
+            (Self::Portable, 4) => out.put_all(&portable::multiply::<T, 4>(tile, chunks, factors)),
+            (Self::Portable, _) => out.put_all(&portable::multiply::<T, 8>(tile, chunks, factors)),
             // SAFETY: these instructions are chosen where `is_there` says so.
             #[cfg(target_arch = "x86_64")]
-            (Self::Avx2, 4) => unsafe { avx2::multiply::<T, 4>(tile, chunks, factors) },
+            (Self::Avx2, 4) => unsafe { avx2::multiply::<T, 4>(tile, chunks, factors, out) },
             // SAFETY: as above.
             #[cfg(target_arch = "x86_64")]
-            (Self::Avx2, _) => unsafe { avx2::multiply::<T, 8>(tile, chunks, factors) },
+            (Self::Avx2, _) => unsafe { avx2::multiply::<T, 8>(tile, chunks, factors, out) },
             // SAFETY: these instructions are chosen where `has_vnni` says so.
             #[cfg(target_arch = "x86_64")]
-            (Self::AvxVnni, 4) => unsafe { avx2::multiply_vnni::<T, 4>(tile, chunks, factors) },
+            (Self::AvxVnni, 4) => unsafe {
+                avx2::multiply_vnni::<T, 4>(tile, chunks, factors, out)
+            },
             // SAFETY: as above.
             #[cfg(target_arch = "x86_64")]
-            (Self::AvxVnni, _) => unsafe { avx2::multiply_vnni::<T, 8>(tile, chunks, factors) },
+            (Self::AvxVnni, _) => unsafe {
+                avx2::multiply_vnni::<T, 8>(tile, chunks, factors, out)
+            },
             // SAFETY: these instructions are chosen where `is_there` says so.
             #[cfg(target_arch = "x86_64")]
-            (Self::Avx512, 4) => unsafe { avx512::multiply::<T, 4>(tile, chunks, factors) },
+            (Self::Avx512, 4) => unsafe { avx512::multiply::<T, 4>(tile, chunks, factors, out) },
             // SAFETY: as above.
             #[cfg(target_arch = "x86_64")]
-            (Self::Avx512, _) => unsafe { avx512::multiply::<T, 8>(tile, chunks, factors) },
+            (Self::Avx512, _) => unsafe { avx512::multiply::<T, 8>(tile, chunks, factors, out) },
             // SAFETY: these instructions are chosen where `is_there` says so,
             // as it does wherever `is_mixed_there` does.
             #[cfg(target_arch = "aarch64")]
             (Self::Neon | Self::NeonMixed, 4) => unsafe {
-                neon::multiply::<T, 4>(tile, chunks, factors)
+                neon::multiply::<T, 4>(tile, chunks, factors, out)
             },
             // SAFETY: as above.
             #[cfg(target_arch = "aarch64")]
-            (Self::Neon, _) => unsafe { neon::multiply::<T, 8>(tile, chunks, factors) },
+            (Self::Neon, _) => unsafe { neon::multiply::<T, 8>(tile, chunks, factors, out) },
             // SAFETY: these are chosen where `is_mixed_there` says so.
             #[cfg(target_arch = "aarch64")]
-            (Self::NeonMixed, _) => unsafe { neon::multiply_mixed::<T>(tile, chunks, factors) },
+            (Self::NeonMixed, _) => unsafe {
+                neon::multiply_mixed::<T>(tile, chunks, factors, out)
+            },
         }
     }
 
-    /// `act` for each token, compiled for these instructions.
+    /// Puts what `act` makes of each token's products of a gate and of what is
+    /// beside it into `out`, compiled for these instructions.
     pub(super) fn act(
         self,
         gate: &mut [[f32; WIDTH]],
         up: &[[f32; WIDTH]],
         act: &impl Fn(&mut [f32; WIDTH], &[f32; WIDTH]),
+        out: &mut Places<'_>,
     ) {
         match self {
-            Self::Portable => gate.iter_mut().zip(up).for_each(|(gate, up)| act(gate, up)),
+            Self::Portable => out.act(gate, up, act),
             // NEON is what all code of these machines is compiled for.
             #[cfg(target_arch = "aarch64")]
-            Self::Neon | Self::NeonMixed => {
-                gate.iter_mut().zip(up).for_each(|(gate, up)| act(gate, up));
-            }
+            Self::Neon | Self::NeonMixed => out.act(gate, up, act),
             // SAFETY: these instructions are chosen where `is_there` says so,
             // which is asked by `has_vnni`, too.
             #[cfg(target_arch = "x86_64")]
-            Self::Avx2 | Self::AvxVnni => unsafe { avx2::act(gate, up, act) },
+            Self::Avx2 | Self::AvxVnni => unsafe { avx2::act(gate, up, act, out) },
             // SAFETY: these instructions are chosen where `is_there` says so.
             #[cfg(target_arch = "x86_64")]
-            Self::Avx512 => unsafe { avx512::act(gate, up, act) },
+            Self::Avx512 => unsafe { avx512::act(gate, up, act, out) },
         }
     }
 }

@@ -7,9 +7,9 @@
 
 use std::ops::Range;
 
-use super::activations::{MOST, Rounded};
+use super::activations::{MOST, Rounded, Span};
 use super::instructions::{BEST, Instructions, by_count};
-use super::shared::Shared;
+use super::out::{Out, Places};
 use super::{Tiles, WIDTH};
 use crate::backend::threads::Threads;
 
@@ -74,20 +74,20 @@ pub(super) fn project_by(
     for (weights, outs) in weights.chunks(TOGETHER).zip(outs.chunks_mut(TOGETHER)) {
         let mut shared: [Option<Out<'_>>; TOGETHER] = [const { None }; TOGETHER];
         for ((shared, weights), out) in shared.iter_mut().zip(weights).zip(outs) {
-            *shared = Some(Out::new(weights, x, out));
+            check(weights, x);
+            *shared = Some(Out::new(weights.count, x.tokens(), out));
         }
         let tiles = weights.iter().map(|weights| weights.tiles()).sum();
         for_each_tile(threads, tiles, x, |mut tile, spans| {
             for (weights, out) in weights.iter().zip(shared.iter().flatten()) {
                 if tile < weights.tiles() {
                     let rows = weights.tile(tile);
-                    for span in spans {
-                        let span = x.span(span);
+                    for &span in spans {
                         by_count!(span.count, T => {
-                            let products = by.multiply::<T>(weights.bits, &rows, x, span);
                             // SAFETY: each call has a tile of its own, or
                             // spans.
-                            unsafe { out.put(tile, span.first, &products) };
+                            let mut out = unsafe { out.places(tile, span.first, T) };
+                            by.multiply::<T>(weights.bits, &rows, x, span, &mut out);
                         });
                     }
                     return;
@@ -111,18 +111,19 @@ pub(super) fn project_gated_by(
         gate.count, up.count,
         "a row of the one for each of the other"
     );
+    check(gate, x);
     check(up, x);
-    let out = Out::new(gate, x, out);
+    let out = Out::new(gate.count, x.tokens(), out);
     for_each_tile(threads, gate.tiles(), x, |tile, spans| {
         let (gate_rows, up_rows) = (gate.tile(tile), up.tile(tile));
-        for span in spans {
-            let span = x.span(span);
+        for &span in spans {
             by_count!(span.count, T => {
-                let mut products = by.multiply::<T>(gate.bits, &gate_rows, x, span);
-                let others = by.multiply::<T>(up.bits, &up_rows, x, span);
-                by.act(&mut products, &others, &act);
+                let (mut products, mut others) = ([[0.0; WIDTH]; T], [[0.0; WIDTH]; T]);
+                by.multiply::<T>(gate.bits, &gate_rows, x, span, &mut Places::of(&mut products));
+                by.multiply::<T>(up.bits, &up_rows, x, span, &mut Places::of(&mut others));
                 // SAFETY: each call has a tile of its own, or spans.
-                unsafe { out.put(tile, span.first, &products) };
+                let mut out = unsafe { out.places(tile, span.first, T) };
+                by.act(&mut products, &others, &act, &mut out);
             });
         }
     });
@@ -134,68 +135,34 @@ fn check(weights: &Tiles, x: &Rounded) {
     assert_eq!(weights.group_size, x.group_size(), "columns of a group");
 }
 
-/// Products being written, `[T, count]`, of each tile by one thread.
-struct Out<'a> {
-    all: Shared<'a, f32>,
-    count: usize,
-}
-
-impl<'a> Out<'a> {
-    fn new(weights: &Tiles, x: &Rounded, out: &'a mut [f32]) -> Self {
-        check(weights, x);
-        assert_eq!(out.len(), x.tokens() * weights.count, "products");
-        Self {
-            all: Shared::new(out),
-            count: weights.count,
-        }
-    }
-
-    /// Writes the products of a tile with the tokens of a span, of which
-    /// `first` is the first.
-    ///
-    /// # Safety
-    ///
-    /// No two calls that run at a time are of the same tile and of spans that
-    /// have a token in common.
-    #[inline]
-    unsafe fn put(&self, tile: usize, first: usize, products: &[[f32; WIDTH]]) {
-        let row = tile * WIDTH;
-        let rows = WIDTH.min(self.count - row);
-        for (token, products) in (first..).zip(products) {
-            let place = token * self.count + row;
-            // SAFETY: a tile's rows of a token are in no other tile's or
-            // token's places, and the caller answers for its tiles and spans.
-            let out = unsafe { self.all.part(place..place + rows) };
-            match out.first_chunk_mut() {
-                Some(out) => *out = *products,
-                None => out.copy_from_slice(&products[..rows]),
-            }
-        }
-    }
-}
-
 /// Calls `multiply` with each of `tiles` tiles and all spans of `x`, some at a
 /// time: each tile and span once, by one thread.
 fn for_each_tile(
     threads: &Threads,
     tiles: usize,
     x: &Rounded,
-    multiply: impl Fn(usize, Range<usize>) + Sync,
+    multiply: impl Fn(usize, &[Span]) + Sync,
 ) {
     let spans = x.spans();
-    if spans == 0 || tiles == 0 {
+    if spans.is_empty() || tiles == 0 {
         return;
     }
-    let blocks = spans.div_ceil((BLOCK / (MOST * x.columns())).max(1));
-    let per_block = spans.div_ceil(blocks);
+    let blocks = spans.len().div_ceil((BLOCK / (MOST * x.columns())).max(1));
+    let per_block = spans.len().div_ceil(blocks);
     let pieces = Pieces {
         all: tiles * blocks,
         threads: threads.count(),
     };
     threads.for_each(pieces.count(), |piece| {
-        for place in pieces.get(piece) {
-            let first = place / tiles * per_block;
-            multiply(place % tiles, first..spans.min(first + per_block));
+        let places = pieces.get(piece);
+        let (mut block, mut tile) = (places.start / tiles, places.start % tiles);
+        for _ in places {
+            let first = block * per_block;
+            multiply(tile, &spans[first..spans.len().min(first + per_block)]);
+            tile += 1;
+            if tile == tiles {
+                (block, tile) = (block + 1, 0);
+            }
         }
     });
 }

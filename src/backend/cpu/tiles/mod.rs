@@ -16,6 +16,7 @@ mod kernel;
 mod lines;
 #[cfg(target_arch = "aarch64")]
 mod neon;
+mod out;
 mod portable;
 mod shared;
 

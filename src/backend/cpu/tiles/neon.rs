@@ -14,6 +14,7 @@ use std::arch::aarch64::*;
 use std::arch::{asm, is_aarch64_feature_detected};
 
 use super::activations::{Chunk, Factors};
+use super::out::Places;
 use super::{Line, Scales, TileRows, WIDTH};
 
 /// Whether this machine has the instructions of [`multiply`].
@@ -37,8 +38,9 @@ pub(super) fn multiply<const T: usize, const BITS: usize>(
     rows: &TileRows<'_>,
     chunks: &[[Chunk; T]],
     factors: &[[Factors; T]],
-) -> [[f32; WIDTH]; T] {
-    multiply_by::<T, BITS, false>(rows, chunks, factors)
+    out: &mut Places<'_>,
+) {
+    out.put_all(&multiply_by::<T, BITS, false>(rows, chunks, factors));
 }
 
 /// [`multiply`] of eight-bit weights as they are.
@@ -49,8 +51,9 @@ pub(super) fn multiply_mixed<const T: usize>(
     rows: &TileRows<'_>,
     chunks: &[[Chunk; T]],
     factors: &[[Factors; T]],
-) -> [[f32; WIDTH]; T] {
-    multiply_by::<T, 8, true>(rows, chunks, factors)
+    out: &mut Places<'_>,
+) {
+    out.put_all(&multiply_by::<T, 8, true>(rows, chunks, factors));
 }
 
 /// [`multiply`], or [`multiply_mixed`] if it is `MIXED`.

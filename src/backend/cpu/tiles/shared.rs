@@ -42,11 +42,21 @@ impl<'a, T> Shared<'a, T> {
     /// common with it.
     #[inline]
     pub(super) unsafe fn part(&self, places: Range<usize>) -> &'a mut [T] {
+        let len = places.len();
+        // SAFETY: the places are within the slice, which is borrowed for `'a`
+        // by this alone; and nobody else has these, as the caller says.
+        unsafe { std::slice::from_raw_parts_mut(self.start_of(places), len) }
+    }
+
+    /// Where `places` begin, some of which are to be written.
+    ///
+    /// # Panics
+    ///
+    /// If they are not all there.
+    #[inline]
+    pub(super) fn start_of(&self, places: Range<usize>) -> *mut T {
         assert!(places.start <= places.end && places.end <= self.len);
-        // SAFETY: the places are within the slice, as was just checked, which
-        // is borrowed for `'a` by this alone; and nobody else has these, as
-        // the caller says.
-        unsafe { std::slice::from_raw_parts_mut(self.start.add(places.start), places.len()) }
+        self.start.wrapping_add(places.start)
     }
 }
 

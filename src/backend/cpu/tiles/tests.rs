@@ -7,6 +7,7 @@ use std::num::NonZero;
 
 use super::instructions::Instructions;
 use super::kernel::{project_by, project_gated_by};
+use super::out::Places;
 use super::*;
 
 fn threads(count: usize) -> Threads {
@@ -371,13 +372,15 @@ fn avx_vnni_gives_the_same_bits() {
         let (chunks, factors) = x.of::<3>(0);
         for index in 0..tiles.tiles() {
             let tile = tiles.tile(index);
+            let mut got = [[0.0; WIDTH]; 3];
+            let mut out = Places::of(&mut got);
             // SAFETY: asked for above.
-            let got = unsafe {
+            unsafe {
                 match sample.bits {
-                    4 => avx2::multiply_vnni_512::<3, 4>(&tile, chunks, factors),
-                    _ => avx2::multiply_vnni_512::<3, 8>(&tile, chunks, factors),
+                    4 => avx2::multiply_vnni_512::<3, 4>(&tile, chunks, factors, &mut out),
+                    _ => avx2::multiply_vnni_512::<3, 8>(&tile, chunks, factors, &mut out),
                 }
-            };
+            }
             for (got, expected) in got.iter().zip(expected.chunks(sample.count)) {
                 let expected = &expected[index * WIDTH..];
                 let rows = expected.len().min(WIDTH);
