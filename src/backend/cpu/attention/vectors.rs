@@ -71,7 +71,9 @@ pub(super) trait Machine: Copy {
     /// there are, the largest for what is beyond.
     fn narrow(self, out: &mut [f16], x: Self::V);
 
-    /// Asks for a line of the cache that is to be read. Any address will do.
+    /// Asks for a line that is to be read, into the second cache: of what is on
+    /// its way to the first one there can be less at a time than memory is far
+    /// away. Any address will do.
     fn prefetch<T>(self, place: *const T);
 
     /// Rows become columns.

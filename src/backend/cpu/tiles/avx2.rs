@@ -262,7 +262,7 @@ fn stored<const N: usize>(sums: &[[__m256; HALVES]; N]) -> [[f32; WIDTH]; N] {
 /// Asks for `avx2`, `fma` and `f16c`.
 #[target_feature(enable = "avx2,fma,f16c")]
 pub(super) fn act(
-    gate: &mut [[f32; WIDTH]],
+    gate: &[[f32; WIDTH]],
     up: &[[f32; WIDTH]],
     act: &impl Fn(&mut [f32; WIDTH], &[f32; WIDTH]),
     out: &mut Places<'_>,
@@ -276,7 +276,7 @@ pub(super) fn act(
 fn prefetch(line: &Line) {
     let ahead = (&raw const *line).wrapping_add(AHEAD);
     // A prefetch reads nothing: any address will do.
-    _mm_prefetch::<_MM_HINT_T0>(ahead.cast());
+    _mm_prefetch::<_MM_HINT_T2>(ahead.cast());
 }
 
 /// The words of half of the rows.

@@ -19,12 +19,11 @@ pub(super) fn is_there() -> bool {
 }
 
 /// How far ahead of the products weights are asked for, in lines.
-pub(super) const AHEAD: usize = 48;
+pub(super) const AHEAD: usize = 80;
 
-/// From so many tokens on weights are asked for ahead. With fewer, products
-/// are done before the lines come, and the core's own guesses, which the
-/// asking disturbs, are ahead far enough: it reads a tenth to a fifth more.
-pub(super) const ASKED: usize = 4;
+/// From so many tokens on weights are asked for ahead. With one the core's own
+/// guesses are ahead far enough.
+pub(super) const ASKED: usize = 2;
 
 /// As [`super::portable::multiply`], bit for bit.
 ///
@@ -86,10 +85,16 @@ pub(super) fn multiply<const T: usize, const BITS: usize>(
         }
     }
     for t in 0..T {
-        let mut products = [0.0; WIDTH];
-        // SAFETY: `products` is 16 floats, 64 bytes, and ours alone.
-        unsafe { _mm512_storeu_ps(products.as_mut_ptr(), sums[t]) };
-        out.put(t, &products);
+        // Both: 16 floats, 64 bytes, and nobody else's.
+        if let Some(out) = out.whole(t) {
+            // SAFETY: as said above.
+            unsafe { _mm512_storeu_ps(out.as_mut_ptr(), sums[t]) };
+        } else {
+            let mut products = [0.0; WIDTH];
+            // SAFETY: as said above.
+            unsafe { _mm512_storeu_ps(products.as_mut_ptr(), sums[t]) };
+            out.put_some(t, &products);
+        }
     }
 }
 
@@ -98,7 +103,7 @@ pub(super) fn multiply<const T: usize, const BITS: usize>(
 /// Asks for `avx512f`, `avx512bw` and `avx512vnni`.
 #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
 pub(super) fn act(
-    gate: &mut [[f32; WIDTH]],
+    gate: &[[f32; WIDTH]],
     up: &[[f32; WIDTH]],
     act: &impl Fn(&mut [f32; WIDTH], &[f32; WIDTH]),
     out: &mut Places<'_>,
@@ -118,8 +123,10 @@ fn load(line: &Line) -> __m512i {
 #[target_feature(enable = "avx512f")]
 fn prefetch(line: &Line) {
     let ahead = (&raw const *line).wrapping_add(AHEAD);
-    // A prefetch reads nothing: any address will do.
-    _mm_prefetch::<_MM_HINT_T0>(ahead.cast());
+    // A prefetch reads nothing: any address will do. Into the second cache: of
+    // what is on its way to the first one there can be less at a time than
+    // memory is far away.
+    _mm_prefetch::<_MM_HINT_T2>(ahead.cast());
 }
 
 /// The scales and biases of a group.

@@ -131,7 +131,7 @@ impl Instructions {
     /// beside it into `out`, compiled for these instructions.
     pub(super) fn act(
         self,
-        gate: &mut [[f32; WIDTH]],
+        gate: &[[f32; WIDTH]],
         up: &[[f32; WIDTH]],
         act: &impl Fn(&mut [f32; WIDTH], &[f32; WIDTH]),
         out: &mut Places<'_>,

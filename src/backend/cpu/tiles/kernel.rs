@@ -116,14 +116,15 @@ pub(super) fn project_gated_by(
     let out = Out::new(gate.count, x.tokens(), out);
     for_each_tile(threads, gate.tiles(), x, |tile, spans| {
         let (gate_rows, up_rows) = (gate.tile(tile), up.tile(tile));
+        let (mut products, mut others) = ([[0.0; WIDTH]; MOST], [[0.0; WIDTH]; MOST]);
         for &span in spans {
             by_count!(span.count, T => {
-                let (mut products, mut others) = ([[0.0; WIDTH]; T], [[0.0; WIDTH]; T]);
-                by.multiply::<T>(gate.bits, &gate_rows, x, span, &mut Places::of(&mut products));
-                by.multiply::<T>(up.bits, &up_rows, x, span, &mut Places::of(&mut others));
+                let (products, others) = (&mut products[..T], &mut others[..T]);
+                by.multiply::<T>(gate.bits, &gate_rows, x, span, &mut Places::of(products));
+                by.multiply::<T>(up.bits, &up_rows, x, span, &mut Places::of(others));
                 // SAFETY: each call has a tile of its own, or spans.
                 let mut out = unsafe { out.places(tile, span.first, T) };
-                by.act(&mut products, &others, &act, &mut out);
+                by.act(products, others, &act, &mut out);
             });
         }
     });

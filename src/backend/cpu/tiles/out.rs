@@ -73,20 +73,35 @@ impl<'a> Places<'a> {
         }
     }
 
+    /// The places of a token, if the tile has all its rows.
+    #[inline(always)]
+    pub(super) fn whole(&mut self, token: usize) -> Option<&mut [f32; WIDTH]> {
+        assert!(token < self.tokens);
+        let place = self.start.wrapping_add(token * self.stride);
+        // SAFETY: the token is one of these, so that its `rows` places are
+        // there and this one's alone.
+        (self.rows == WIDTH).then(|| unsafe { &mut *place.cast() })
+    }
+
     /// Writes the products with a token. Of rows that the tile lacks, there
     /// are some that are left out.
     #[inline(always)]
     pub(super) fn put(&mut self, token: usize, products: &[f32; WIDTH]) {
+        match self.whole(token) {
+            Some(out) => *out = *products,
+            None => self.put_some(token, products),
+        }
+    }
+
+    /// As [`Self::put`], where some are left out. A function by itself: made
+    /// one with the writing of a whole row it would be a call for each.
+    #[cold]
+    #[inline(never)]
+    pub(super) fn put_some(&mut self, token: usize, products: &[f32; WIDTH]) {
         assert!(token < self.tokens);
         let place = self.start.wrapping_add(token * self.stride);
-        // SAFETY: the token is one of these, so that its `rows` places, which
-        // are at most `WIDTH`, are there and this one's alone.
-        unsafe {
-            match self.rows {
-                WIDTH => place.cast::<[f32; WIDTH]>().write(*products),
-                rows => place.copy_from_nonoverlapping(products.as_ptr(), rows),
-            }
-        }
+        // SAFETY: as in `whole`, and `rows` are at most `WIDTH`.
+        unsafe { place.copy_from_nonoverlapping(products.as_ptr(), self.rows) };
     }
 
     /// Writes the products with each token.
@@ -101,13 +116,14 @@ impl<'a> Places<'a> {
     #[inline(always)]
     pub(super) fn act(
         &mut self,
-        gate: &mut [[f32; WIDTH]],
+        gate: &[[f32; WIDTH]],
         up: &[[f32; WIDTH]],
         act: &impl Fn(&mut [f32; WIDTH], &[f32; WIDTH]),
     ) {
-        for (token, (gate, up)) in gate.iter_mut().zip(up).enumerate() {
-            act(gate, up);
-            self.put(token, gate);
+        for (token, (gate, up)) in gate.iter().zip(up).enumerate() {
+            let mut gate = *gate;
+            act(&mut gate, up);
+            self.put(token, &gate);
         }
     }
 }

@@ -126,7 +126,7 @@ impl Machine for Avx512 {
     #[inline(always)]
     fn prefetch<T>(self, place: *const T) {
         // SAFETY: a prefetch reads nothing.
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(place.cast()) };
+        unsafe { _mm_prefetch::<_MM_HINT_T2>(place.cast()) };
     }
 }
 
@@ -230,6 +230,6 @@ impl Machine for Avx2 {
     #[inline(always)]
     fn prefetch<T>(self, place: *const T) {
         // SAFETY: a prefetch reads nothing.
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(place.cast()) };
+        unsafe { _mm_prefetch::<_MM_HINT_T2>(place.cast()) };
     }
 }
