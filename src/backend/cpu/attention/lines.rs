@@ -272,7 +272,7 @@ mod tests {
         // A size that no other test has, of more than one slab.
         let mut pages: Vec<Lines> = (0..40).map(|_| Lines::of::<u64>(8 * 77)).collect();
         for (mark, page) in (0u64..).zip(&mut pages) {
-            assert!(all::<u64>(&page).iter().all(|&x| x == 0));
+            assert!(all::<u64>(page).iter().all(|&x| x == 0));
             page.get_mut::<u64>().fill(mark);
         }
         // Every other one goes, and others come.
@@ -289,7 +289,7 @@ mod tests {
             })
             .collect();
         for (mark, page) in (1u64..).step_by(2).zip(&pages) {
-            assert!(all::<u64>(&page).iter().all(|&x| x == mark));
+            assert!(all::<u64>(page).iter().all(|&x| x == mark));
         }
         let other = |page: &Lines| all::<u64>(page).iter().all(|&x| x == 1_000);
         assert!(others.iter().all(other));
