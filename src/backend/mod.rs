@@ -220,6 +220,19 @@ pub trait Backend: 'static {
         eps: f32,
     ) -> Result<Self::Tensor, BackendError>;
 
+    /// `x + said`, of one shape, and its [`Self::rms_norm`].
+    fn add_norm(
+        &self,
+        x: Self::Tensor,
+        said: &Self::Tensor,
+        weight: &Self::Tensor,
+        eps: f32,
+    ) -> Result<(Self::Tensor, Self::Tensor), BackendError> {
+        let sum = self.add(x, said)?;
+        let normed = self.rms_norm(&sum, weight, eps)?;
+        Ok((sum, normed))
+    }
+
     /// `[T, heads * head_dim]` seen as `[T, heads, head_dim]`.
     fn split_heads(&self, x: Self::Tensor, heads: usize) -> Result<Self::Tensor, BackendError>;
 
@@ -245,6 +258,25 @@ pub trait Backend: 'static {
         x: Self::Tensor,
         rotation: &Self::Rotation,
     ) -> Result<Self::Tensor, BackendError>;
+
+    /// Queries and keys on their way to attention, `[T, heads, head_dim]`
+    /// each: [`Self::rms_norm`] of each head by `norms`, then
+    /// [`Self::rotate`], where they are given.
+    fn norm_rotate(
+        &self,
+        [mut q, mut k]: [Self::Tensor; 2],
+        norms: Option<[&Self::Tensor; 2]>,
+        eps: f32,
+        rotations: Option<[&Self::Rotation; 2]>,
+    ) -> Result<[Self::Tensor; 2], BackendError> {
+        if let Some([of_q, of_k]) = norms {
+            (q, k) = (self.rms_norm(&q, of_q, eps)?, self.rms_norm(&k, of_k, eps)?);
+        }
+        if let Some([of_q, of_k]) = rotations {
+            (q, k) = (self.rotate(q, of_q)?, self.rotate(k, of_k)?);
+        }
+        Ok([q, k])
+    }
 
     /// Empty keys and values for one sequence in one layer.
     fn kv(&self, kv_heads: usize, head_dim: usize) -> Result<Self::Kv, BackendError>;

@@ -60,6 +60,7 @@ macro_rules! on_backends {
 }
 
 mod convolution;
+mod fused;
 mod matrices;
 mod sampling;
 mod start;

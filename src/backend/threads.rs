@@ -10,6 +10,7 @@
 
 #![allow(unsafe_code)]
 
+use std::array;
 use std::cell::{Cell, UnsafeCell};
 use std::marker::PhantomData;
 use std::num::NonZero;
@@ -177,25 +178,44 @@ impl Threads {
         chunk: usize,
         task: impl Fn(usize, &mut [T]) + Sync,
     ) {
-        struct Base<T>(*mut T);
+        self.for_each_chunks([data], [chunk], |index, [chunk]| task(index, chunk));
+    }
+
+    /// [`Self::for_each_chunk`] of several slices at a time, the chunks of
+    /// each as long as is said for it.
+    ///
+    /// # Panics
+    ///
+    /// If they are not of equally many chunks.
+    pub(in crate::backend) fn for_each_chunks<T: Send, const N: usize>(
+        &self,
+        data: [&mut [T]; N],
+        chunks: [usize; N],
+        task: impl Fn(usize, [&mut [T]; N]) + Sync,
+    ) {
+        struct Bases<T, const N: usize>([*mut T; N]);
         // SAFETY: each thread gets chunks of its own, of elements that may be
         // sent to it.
-        unsafe impl<T: Send> Sync for Base<T> {}
-        impl<T> Base<T> {
-            fn at(&self, place: usize) -> *mut T {
-                self.0.wrapping_add(place)
+        unsafe impl<T: Send, const N: usize> Sync for Bases<T, N> {}
+        impl<T, const N: usize> Bases<T, N> {
+            fn at(&self, slice: usize, place: usize) -> *mut T {
+                self.0[slice].wrapping_add(place)
             }
         }
-        let len = data.len();
-        let base = Base(data.as_mut_ptr());
-        self.for_each(len.div_ceil(chunk), |index| {
-            let first = index * chunk;
-            let count = chunk.min(len - first);
-            // SAFETY: `first + count <= len`, every index comes once, and the
-            // chunks of two indices do not overlap; `data` is borrowed
-            // until all are done.
-            let part = unsafe { std::slice::from_raw_parts_mut(base.at(first), count) };
-            task(index, part);
+        let lens = data.each_ref().map(|data| data.len());
+        let count = |slice: usize| lens[slice].div_ceil(chunks[slice]);
+        assert!((1..N).all(|slice| count(slice) == count(0)));
+        let bases = Bases(data.map(<[T]>::as_mut_ptr));
+        self.for_each(count(0), |index| {
+            let parts = array::from_fn(|slice| {
+                let first = index * chunks[slice];
+                let count = chunks[slice].min(lens[slice] - first);
+                // SAFETY: `first + count` is at most the slice's length, every
+                // index comes once, and the chunks of two indices do not
+                // overlap; the slices are borrowed until all are done.
+                unsafe { std::slice::from_raw_parts_mut(bases.at(slice, first), count) }
+            });
+            task(index, parts);
         });
     }
 }
@@ -361,6 +381,21 @@ mod tests {
             });
             assert!(data.iter().enumerate().all(|(place, &x)| x == place + 1));
         }
+    }
+
+    #[test]
+    fn chunks_of_several_slices_come_together() {
+        let threads = threads(3);
+        let (mut a, mut b) = (vec![0; 23], vec![0; 46]);
+        threads.for_each_chunks([&mut a, &mut b], [5, 10], |index, [a, b]| {
+            assert_eq!(2 * a.len(), b.len());
+            a.fill(index + 1);
+            b.fill(index + 1);
+        });
+        assert!(a.iter().enumerate().all(|(place, &x)| x == place / 5 + 1));
+        assert!(b.iter().enumerate().all(|(place, &x)| x == place / 10 + 1));
+        let uneven = || threads.for_each_chunks([&mut a, &mut b], [5, 5], |_, _| ());
+        assert!(catch_unwind(AssertUnwindSafe(uneven)).is_err());
     }
 
     #[test]

@@ -10,7 +10,7 @@ use std::rc::Rc;
 use super::adapter::Adapter;
 use super::config::DecoderConfig;
 use super::files::ModelFiles;
-use super::layer::{Layer, Part, Rotations};
+use super::layer::{Layer, Part, Residual, Rotations};
 use super::linear::{Linear, Loader};
 use super::quantize::Quantizer;
 use super::sequence::Sequence;
@@ -215,14 +215,15 @@ impl<B: Backend> Decoder<B> {
                 carried: &mut sequence.carried,
             })
             .collect();
+        let mut stream = Residual::new(x);
         for layer in &self.layers {
-            x = layer.forward(&self.backend, &self.config, x, &rotations, &mut parts)?;
+            stream = layer.forward(&self.backend, &self.config, stream, &rotations, &mut parts)?;
         }
         for (input, sequence) in batch.iter().zip(sequences) {
             sequence.len += input.tokens.count();
             sequence.drawn = None;
         }
-        Ok(x)
+        stream.sum(&self.backend)
     }
 
     /// Logits and tokens after the last token of each input that asks.

@@ -1,5 +1,5 @@
-//! What is done element by element or row by row: norms, rotations,
-//! activations, sums. A row's results do not depend on the others.
+//! What is done element by element or row by row: norms, activations, sums. A
+//! row's results do not depend on the others.
 
 use pulp::Arch;
 
@@ -12,7 +12,7 @@ const WORTH_SHARING: usize = 1 << 12;
 
 /// Sums are taken in so many parts: as many as any machine's vectors have
 /// lanes.
-const LANES: usize = 16;
+pub(super) const LANES: usize = 16;
 
 /// Does `task(index, row)` for each row of `width` elements of `out`, several
 /// rows at a time.
@@ -26,11 +26,7 @@ fn for_each_row(
         return;
     }
     let arch = Arch::new();
-    let rows = out.len() / width;
-    let at_once = match out.len() {
-        ..WORTH_SHARING => rows,
-        _ => rows.div_ceil(4 * threads.count()),
-    };
+    let at_once = rows_at_once(threads, out.len() / width, out.len());
     threads.for_each_chunk(out, at_once * width, |chunk, out| {
         arch.dispatch(
             #[inline(always)]
@@ -41,6 +37,15 @@ fn for_each_row(
             },
         );
     });
+}
+
+/// How many of the rows, of so many elements together, one thread does at a
+/// time.
+pub(super) fn rows_at_once(threads: &Threads, rows: usize, elements: usize) -> usize {
+    match elements {
+        ..WORTH_SHARING => rows,
+        _ => rows.div_ceil(4 * threads.count()),
+    }
 }
 
 /// As [`for_each_row`] for what knows no rows: `task(first, part)`.
@@ -58,6 +63,40 @@ fn for_each_part(threads: &Threads, out: &mut [f32], task: impl Fn(usize, &mut [
     });
 }
 
+/// The sums of a row's squares, of which its norm is made.
+#[derive(Default)]
+pub(super) struct Squares([f32; LANES]);
+
+impl Squares {
+    /// Takes the next of the row's elements in.
+    #[inline(always)]
+    pub(super) fn add(&mut self, x: &[f32; LANES]) {
+        for (sum, x) in self.0.iter_mut().zip(x) {
+            *sum += x * x;
+        }
+    }
+
+    /// What the row, of `width` elements, is multiplied with: `rest` is those
+    /// that were not taken in.
+    #[inline(always)]
+    pub(super) fn factor(self, rest: &[f32], width: usize, eps: f32) -> f32 {
+        let rest: f32 = rest.iter().map(|x| x * x).sum();
+        let mean = (self.0.iter().sum::<f32>() + rest) / width as f32;
+        1.0 / (mean + eps).sqrt()
+    }
+}
+
+/// What a row is multiplied with to be normed.
+#[inline(always)]
+pub(super) fn norm_factor(row: &[f32], eps: f32) -> f32 {
+    let mut squares = Squares::default();
+    let (chunks, rest) = row.as_chunks();
+    for x in chunks {
+        squares.add(x);
+    }
+    squares.factor(rest, row.len(), eps)
+}
+
 /// As [`crate::backend::Backend::rms_norm`] says; rows are as long as `weight`.
 pub(super) fn rms_norm(threads: &Threads, x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) {
     let width = weight.len();
@@ -68,76 +107,9 @@ pub(super) fn rms_norm(threads: &Threads, x: &[f32], weight: &[f32], eps: f32, o
         #[inline(always)]
         |row, out| {
             let x = &x[row * width..][..width];
-            let mut sums = [0.0; LANES];
-            let (chunks, rest) = x.as_chunks::<LANES>();
-            for x in chunks {
-                for (sum, x) in sums.iter_mut().zip(x) {
-                    *sum += x * x;
-                }
-            }
-            let rest: f32 = rest.iter().map(|x| x * x).sum();
-            let mean = (sums.iter().sum::<f32>() + rest) / width as f32;
-            let factor = 1.0 / (mean + eps).sqrt();
+            let factor = norm_factor(x, eps);
             for ((out, x), weight) in out.iter_mut().zip(x).zip(weight) {
                 *out = x * factor * weight;
-            }
-        },
-    );
-}
-
-/// The cosines and sines of a step's tokens, `[T, rotated / 2]` each.
-pub struct Rotation {
-    pub(super) cos: Vec<f32>,
-    pub(super) sin: Vec<f32>,
-    pub(super) half: usize,
-}
-
-impl Rotation {
-    /// As [`crate::backend::Backend::rotation`] says. In f64 and in one pass:
-    /// at long positions an f32 product of position and frequency is off by
-    /// more than the angle's own step.
-    pub(super) fn new(positions: &[u32], inv_freq: &[f32], magnitudes: &[f32]) -> Self {
-        let angles = positions.iter().zip(magnitudes).flat_map(|(&at, &size)| {
-            let (at, size) = (f64::from(at), f64::from(size));
-            inv_freq.iter().map(move |&freq| {
-                let (sin, cos) = (at * f64::from(freq)).sin_cos();
-                ((cos * size) as f32, (sin * size) as f32)
-            })
-        });
-        let (cos, sin) = angles.unzip();
-        Self {
-            cos,
-            sin,
-            half: inv_freq.len(),
-        }
-    }
-}
-
-/// As [`crate::backend::Backend::rotate`] says, for rows of `heads` heads of
-/// `head_dim` elements, which are at least twice the rotation's half.
-pub(super) fn rotate(
-    threads: &Threads,
-    x: &mut [f32],
-    (heads, head_dim): (usize, usize),
-    rotation: &Rotation,
-) {
-    let half = rotation.half;
-    for_each_row(
-        threads,
-        x,
-        heads * head_dim,
-        #[inline(always)]
-        |row, x| {
-            let cos = &rotation.cos[row * half..][..half];
-            let sin = &rotation.sin[row * half..][..half];
-            for head in x.chunks_exact_mut(head_dim) {
-                let (first, second) = head.split_at_mut(half);
-                let second = &mut second[..half];
-                for i in 0..half {
-                    let (a, b) = (first[i], second[i]);
-                    first[i] = a * cos[i] - b * sin[i];
-                    second[i] = a * sin[i] + b * cos[i];
-                }
             }
         },
     );

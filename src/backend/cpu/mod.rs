@@ -13,6 +13,8 @@ mod attention;
 mod bf16;
 mod elementwise;
 mod experts;
+mod heads;
+mod linear;
 mod memory;
 mod product;
 mod states;
@@ -34,8 +36,8 @@ pub use array::Array;
 use array::{Pool, Shape};
 pub use attention::Kv;
 use attention::KvElement;
-pub use elementwise::Rotation;
 pub use experts::Experts;
+pub use heads::Rotation;
 pub use weights::Matrix;
 
 /// What comes of an operation, or why it cannot be done.
@@ -99,50 +101,6 @@ impl Cpu {
     /// A stored floating-point tensor.
     fn stored(&self, raw: &RawTensor) -> Result<Array> {
         Ok(self.pool.filled(Shape::new(&raw.shape)?, &raw.to_f32()?))
-    }
-
-    /// `x` `[T, in]` times the transposed `matrix`: `[T, out]`.
-    fn product(&self, x: &Array, matrix: &Matrix) -> Result<Array> {
-        let [product] = self.products_of(x, [matrix])?;
-        Ok(product)
-    }
-
-    /// The products of `x` with several matrices.
-    fn products_of<const N: usize>(&self, x: &Array, matrices: [&Matrix; N]) -> Result<[Array; N]> {
-        let (tokens, columns) = x.rows_and_columns()?;
-        for matrix in matrices {
-            if matrix.columns() != columns {
-                return Err(format!(
-                    "{columns} columns meet weights of {}",
-                    matrix.columns()
-                ));
-            }
-        }
-        let mut outs = matrices.map(|matrix| self.pool.array([tokens, matrix.count()]));
-        let mut scratch = self.scratch.borrow_mut();
-        scratch.project(&self.threads, x, matrices, outs.each_mut().map(Array::own));
-        Ok(outs)
-    }
-
-    /// The activation of the product with `gate`, times the product with `up`.
-    fn gated_product(
-        &self,
-        x: &Array,
-        gate: &Matrix,
-        up: &Matrix,
-        activation: Activation,
-    ) -> Result<Array> {
-        let (tokens, columns) = x.rows_and_columns()?;
-        if columns == gate.columns() && columns == up.columns() && gate.count() == up.count() {
-            let mut out = self.pool.array([tokens, gate.count()]);
-            let mut scratch = self.scratch.borrow_mut();
-            let both = [gate, up];
-            if scratch.project_gated(&self.threads, x, both, activation, out.own()) {
-                return Ok(out);
-            }
-        }
-        let [gate, up] = self.products_of(x, [gate, up])?;
-        self.gated_of(&gate, &up, activation)
     }
 
     fn gated_of(&self, gate: &Array, up: &Array, activation: Activation) -> Result<Array> {
@@ -282,6 +240,22 @@ impl Backend for Cpu {
         norm().map_err(failed("rms_norm"))
     }
 
+    fn add_norm(
+        &self,
+        x: Array,
+        said: &Array,
+        weight: &Array,
+        eps: f32,
+    ) -> Result<(Array, Array), BackendError> {
+        let rounded = self.add_norm_rounded(&x, said, weight, eps);
+        if let Some(both) = rounded.map_err(failed("add_norm"))? {
+            return Ok(both);
+        }
+        let sum = self.add(x, said)?;
+        let normed = self.rms_norm(&sum, weight, eps)?;
+        Ok((sum, normed))
+    }
+
     fn split_heads(&self, x: Array, heads: usize) -> Result<Array, BackendError> {
         let split = || {
             let (tokens, width) = x.rows_and_columns()?;
@@ -307,17 +281,23 @@ impl Backend for Cpu {
         Ok(Rotation::new(positions, inv_freq, magnitudes))
     }
 
-    fn rotate(&self, mut x: Array, rotation: &Rotation) -> Result<Array, BackendError> {
-        let mut rotate = || {
-            let (tokens, heads, width) = x.heads()?;
-            if 2 * rotation.half > width || rotation.cos.len() != tokens * rotation.half {
-                return Err(format!("{} angles for {:?}", rotation.cos.len(), x.shape()));
-            }
-            elementwise::rotate(&self.threads, x.own(), (heads, width), rotation);
-            Ok(())
-        };
-        rotate().map_err(failed("rotate"))?;
+    fn rotate(&self, x: Array, rotation: &Rotation) -> Result<Array, BackendError> {
+        let ready = self.ready([x], [None], 0.0, [Some(rotation)]);
+        let [x] = ready.map_err(failed("rotate"))?;
         Ok(x)
+    }
+
+    fn norm_rotate(
+        &self,
+        heads: [Array; 2],
+        norms: Option<[&Array; 2]>,
+        eps: f32,
+        rotations: Option<[&Rotation; 2]>,
+    ) -> Result<[Array; 2], BackendError> {
+        let norms = norms.map_or([None; 2], |norms| norms.map(Some));
+        let rotations = rotations.map_or([None; 2], |rotations| rotations.map(Some));
+        self.ready(heads, norms, eps, rotations)
+            .map_err(failed("norm_rotate"))
     }
 
     fn kv(&self, kv_heads: usize, head_dim: usize) -> Result<Kv, BackendError> {

@@ -9,7 +9,7 @@
 
 use super::bf16::{self, Bf16Rows, RoundedBf16};
 use super::elementwise::activate;
-use super::tiles::{self, Rounded, Scales, Stored, Tiles};
+use super::tiles::{self, Normed, Rounded, Scales, Stored, Tiles};
 use super::{Array, Cpu, Products, Result, product};
 use crate::backend::packed::PackedRows;
 use crate::backend::threads::Threads;
@@ -124,6 +124,8 @@ pub(super) struct Scratch {
     rounded: Rounded,
     /// Which content was rounded last, in groups of so many columns.
     holds: Option<(u64, usize)>,
+    /// The groups that were last asked for: the next ones will be such, too.
+    group_size: Option<usize>,
     halves: RoundedBf16,
     /// Which content was rounded to bf16 last.
     halves_hold: Option<u64>,
@@ -242,12 +244,34 @@ impl Scratch {
     /// numbers of. Done once for several products of the same activations.
     fn round(&mut self, threads: &Threads, x: &Array, group_size: usize) -> &Rounded {
         let holds = Some((x.content(), group_size));
+        self.group_size = Some(group_size);
         if self.holds != holds {
             let columns = x.shape()[x.shape().len() - 1];
             self.rounded.round(threads, x, columns, group_size);
             self.holds = holds;
         }
         &self.rounded
+    }
+
+    /// A sum and its norm into `sum` and `normed`, `[T, in]` each, if products
+    /// will ask for the norm rounded, for which it is then. Whether they were
+    /// made.
+    pub(super) fn add_norm(
+        &mut self,
+        threads: &Threads,
+        of: Normed<'_>,
+        [sum, normed]: [&mut Array; 2],
+    ) -> bool {
+        let Some(group_size) = self.group_size else {
+            return false;
+        };
+        if !of.weight.len().is_multiple_of(group_size) {
+            return false;
+        }
+        let outs = [sum.own(), normed.own()];
+        self.rounded.round_normed(threads, of, outs, group_size);
+        self.holds = Some((normed.content(), group_size));
+        true
     }
 
     /// `x` rounded to bf16, once for several products of the same activations.

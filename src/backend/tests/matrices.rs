@@ -148,7 +148,10 @@ on_backends! {
 }
 
 /// Random weights of a shape in every format there is, and their values.
-fn every_format(dice: &mut Dice, shape: &[usize]) -> Vec<(String, MatrixWeights, Vec<f64>)> {
+pub(super) fn every_format(
+    dice: &mut Dice,
+    shape: &[usize],
+) -> Vec<(String, MatrixWeights, Vec<f64>)> {
     let elements: usize = shape.iter().product();
     let (&columns, rows) = shape.split_last().unwrap();
     let of_row = |length: usize| [rows, &[length]].concat();

@@ -139,17 +139,15 @@ impl<B: Backend> Attention<B> {
         if let (true, Some((q_norm, k_norm))) = (full, &self.qk_norm) {
             (q, k) = (norm(&q, q_norm)?, norm(&k, k_norm)?);
         }
-        let mut q = backend.split_heads(q, config.heads)?;
-        let mut k = backend.split_heads(k, config.kv_heads)?;
+        let q = backend.split_heads(q, config.heads)?;
+        let k = backend.split_heads(k, config.kv_heads)?;
         let v = backend.split_heads(v, config.kv_heads)?;
-        if let (false, Some((q_norm, k_norm))) = (full, &self.qk_norm) {
-            (q, k) = (norm(&q, q_norm)?, norm(&k, k_norm)?);
-        }
-        if let Some(rotations) = self.rope.and_then(|rope| rotations.get(rope)) {
-            let keys = rotations.keys.as_ref().unwrap_or(&rotations.queries);
-            q = backend.rotate(q, &rotations.queries)?;
-            k = backend.rotate(k, keys)?;
-        }
+        let norms = self.qk_norm.as_ref().filter(|_| !full);
+        let norms = norms.map(|(q_norm, k_norm)| [q_norm, k_norm]);
+        let rotations = self.rope.and_then(|rope| rotations.get(rope));
+        let rotations = rotations
+            .map(|Rotations { queries, keys }| [queries, keys.as_ref().unwrap_or(queries)]);
+        let [q, k] = backend.norm_rotate([q, k], norms, config.norm_eps, rotations)?;
         let settings = AttentionSettings {
             scale: config.attention.scale,
             softcap: config.attention.softcap,

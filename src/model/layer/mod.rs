@@ -52,6 +52,13 @@ fn state_spans<'a, B: Backend>(
     spans.collect()
 }
 
+/// The residual stream between two blocks. What the last one said is not added
+/// yet: the sum and its norm are one operation.
+pub(super) struct Residual<B: Backend> {
+    x: B::Tensor,
+    said: Option<B::Tensor>,
+}
+
 /// The norms before a block and behind it, where the family has them.
 struct Norms<B: Backend> {
     before: Option<B::Tensor>,
@@ -97,17 +104,17 @@ impl<B: Backend> Layer<B> {
         })
     }
 
-    /// `[T, hidden]` to the same; the sequences carry on what they are to.
+    /// The stream behind the layer; the sequences carry on what they are to.
     pub(super) fn forward(
         &self,
         backend: &B,
         config: &DecoderConfig,
-        x: B::Tensor,
+        stream: Residual<B>,
         rotations: &[Rotations<B>],
         parts: &mut [Part<'_, B>],
-    ) -> Result<B::Tensor, ModelError> {
+    ) -> Result<Residual<B>, ModelError> {
         let norms = &self.operator_norms;
-        let x = norms.around(backend, config, x, |x| match &self.operator {
+        let stream = norms.around(backend, config, stream, |x| match &self.operator {
             Operator::Attention(attention) => {
                 attention.forward(backend, config, x, rotations, parts)
             }
@@ -115,7 +122,7 @@ impl<B: Backend> Layer<B> {
             Operator::Conv(conv) => conv.forward(backend, x, parts),
         })?;
         self.mlp_norms
-            .around(backend, config, x, |x| self.mlp.forward(backend, x))
+            .around(backend, config, stream, |x| self.mlp.forward(backend, x))
     }
 }
 
@@ -148,25 +155,61 @@ impl<B: Backend> Operator<B> {
     }
 }
 
+impl<B: Backend> Residual<B> {
+    /// `x`, `[T, hidden]`, to which nothing was added.
+    pub(super) fn new(x: B::Tensor) -> Self {
+        Self { x, said: None }
+    }
+
+    /// With all that was said.
+    pub(super) fn sum(self, backend: &B) -> Result<B::Tensor, ModelError> {
+        match self.said {
+            Some(said) => Ok(backend.add(self.x, &said)?),
+            None => Ok(self.x),
+        }
+    }
+
+    /// The sum, and what it is to the next block, which may have a norm.
+    fn normed(
+        self,
+        backend: &B,
+        norm: Option<&B::Tensor>,
+        eps: f32,
+    ) -> Result<(B::Tensor, B::Tensor), ModelError> {
+        match (norm, &self.said) {
+            (Some(norm), Some(said)) => Ok(backend.add_norm(self.x, said, norm, eps)?),
+            (Some(norm), None) => {
+                let normed = backend.rms_norm(&self.x, norm, eps)?;
+                Ok((self.x, normed))
+            }
+            (None, _) => {
+                let x = self.sum(backend)?;
+                Ok((x.clone(), x))
+            }
+        }
+    }
+}
+
 impl<B: Backend> Norms<B> {
-    /// `x` and what `block` says of it.
+    /// The stream, and what `block` says of it.
     fn around(
         &self,
         backend: &B,
         config: &DecoderConfig,
-        x: B::Tensor,
+        stream: Residual<B>,
         block: impl FnOnce(&B::Tensor) -> Result<B::Tensor, ModelError>,
-    ) -> Result<B::Tensor, ModelError> {
-        let mut said = match &self.before {
-            Some(norm) => block(&backend.rms_norm(&x, norm, config.norm_eps)?)?,
-            None => block(&x)?,
-        };
+    ) -> Result<Residual<B>, ModelError> {
+        let (x, given) = stream.normed(backend, self.before.as_ref(), config.norm_eps)?;
+        let mut said = block(&given)?;
         if let Some(norm) = &self.after {
             said = backend.rms_norm(&said, norm, config.norm_eps)?;
         }
         if config.residual_scale != 1.0 {
             said = backend.scale(said, config.residual_scale)?;
         }
-        Ok(backend.add(x, &said)?)
+        Ok(Residual {
+            x,
+            said: Some(said),
+        })
     }
 }

@@ -35,7 +35,7 @@ pub(super) const MOST: usize = 12;
 const FEW: usize = 8;
 
 /// Elements that one thread rounds before others are worth their waking.
-const ALONE: usize = 4 << 10;
+pub(super) const ALONE: usize = 4 << 10;
 
 /// About as many elements a thread rounds at a time.
 const AT_A_TIME: usize = 3 << 10;
@@ -63,7 +63,7 @@ pub(super) struct Span {
 }
 
 /// How many spans `tokens` tokens are.
-pub(super) fn spans(tokens: usize) -> usize {
+fn spans(tokens: usize) -> usize {
     let (full, rest) = full_spans(tokens);
     full + rest.div_ceil(FEW)
 }
@@ -71,7 +71,7 @@ pub(super) fn spans(tokens: usize) -> usize {
 /// Span `index` of `tokens` tokens. Full ones come first; the rest, which are
 /// fewer than two full ones, are shared out evenly, as a product with one or
 /// two tokens costs nearly as much as one with four.
-fn span(tokens: usize, index: usize) -> Span {
+pub(super) fn span(tokens: usize, index: usize) -> Span {
     let (full, rest) = full_spans(tokens);
     if index < full {
         return Span {
@@ -131,33 +131,11 @@ impl Rounded {
     ) {
         assert!(GROUPS.contains(&group_size) && columns.is_multiple_of(group_size));
         assert!(columns > 0 && x.len().is_multiple_of(columns));
-        self.tokens = x.len() / columns;
-        self.columns = columns;
-        self.group_size = group_size;
-        let (chunks, factors) = (x.len() / 8, x.len() / group_size);
-        // Longer ones are left as they are: growing again would fill them.
-        if self.chunks.len() < chunks {
-            self.chunks.resize(chunks, [0; 2]);
-        }
-        if self.factors.len() < factors {
-            self.factors.resize(factors, Factors::default());
-        }
-
-        let groups = columns / group_size;
-        let into = Into {
-            tokens: self.tokens,
-            columns,
-            group_size,
-            chunks: Shared::new(&mut self.chunks[..chunks]),
-            factors: Shared::new(&mut self.factors[..factors]),
-        };
-        let spans = spans(self.tokens);
-        self.spans.clear();
-        self.spans
-            .extend((0..spans).map(|index| span(self.tokens, index)));
+        let into = self.make_room(x.len() / columns, columns, group_size);
+        let (spans, groups) = (into.spans(), columns / group_size);
         let round = |span, groups| {
             Round {
-                x,
+                x: Made(x, columns),
                 into,
                 span,
                 groups,
@@ -174,6 +152,34 @@ impl Rounded {
             let first = task % per_span * per_task;
             round(task / per_span, first..groups.min(first + per_task));
         });
+    }
+
+    /// Room for so many tokens, in place of those that were rounded before.
+    pub(super) fn make_room(
+        &mut self,
+        tokens: usize,
+        columns: usize,
+        group_size: usize,
+    ) -> Into<'_> {
+        (self.tokens, self.columns, self.group_size) = (tokens, columns, group_size);
+        let (chunks, factors) = (tokens * columns / 8, tokens * columns / group_size);
+        // Longer ones are left as they are: growing again would fill them.
+        if self.chunks.len() < chunks {
+            self.chunks.resize(chunks, [0; 2]);
+        }
+        if self.factors.len() < factors {
+            self.factors.resize(factors, Factors::default());
+        }
+        self.spans.clear();
+        self.spans
+            .extend((0..spans(tokens)).map(|index| span(tokens, index)));
+        Into {
+            tokens,
+            columns,
+            group_size,
+            chunks: Shared::new(&mut self.chunks[..chunks]),
+            factors: Shared::new(&mut self.factors[..factors]),
+        }
     }
 
     /// The chunks and factors of a span of `T` tokens.
@@ -196,14 +202,43 @@ pub(super) struct Into<'a> {
     factors: Shared<'a, Factors>,
 }
 
+impl Into<'_> {
+    /// How many spans there are.
+    pub(super) fn spans(&self) -> usize {
+        spans(self.tokens)
+    }
+}
+
+/// Where what is rounded comes from.
+pub(super) trait Source {
+    /// The `N` times [`LANES`] columns of a token that begin at `column`.
+    ///
+    /// # Safety
+    ///
+    /// No column of a token is asked for twice, by whichever thread.
+    unsafe fn group<const N: usize>(&self, token: usize, column: usize) -> &[[f32; LANES]; N];
+}
+
+/// Rows `[tokens, columns]` that are there already.
+struct Made<'a>(&'a [f32], usize);
+
+impl Source for Made<'_> {
+    #[inline(always)]
+    unsafe fn group<const N: usize>(&self, token: usize, column: usize) -> &[[f32; LANES]; N] {
+        let x = &self.0[token * self.1 + column..][..N * LANES];
+        let x = x.as_chunks().0.first_chunk();
+        x.expect("there are N times LANES columns")
+    }
+}
+
 /// The rounding of some groups of the columns of a span's tokens, with this
 /// machine's vector instructions. Whoever makes one answers for it: no two
 /// that run at a time have a group of a span in common.
-pub(super) struct Round<'a> {
-    x: &'a [f32],
-    into: Into<'a>,
-    span: usize,
-    groups: Range<usize>,
+pub(super) struct Round<'a, X> {
+    pub(super) x: X,
+    pub(super) into: Into<'a>,
+    pub(super) span: usize,
+    pub(super) groups: Range<usize>,
 }
 
 /// Columns that are taken side by side.
@@ -213,8 +248,8 @@ pub(super) const LANES: usize = 16;
 /// of, and the bytes.
 pub(super) type Group<const N: usize> = (Factors, [[u8; LANES]; N]);
 
-impl Round<'_> {
-    fn run(self) {
+impl<X: Source> Round<'_, X> {
+    pub(super) fn run(self) {
         #[cfg(target_arch = "x86_64")]
         if avx512::is_there() {
             // SAFETY: just asked for.
@@ -243,7 +278,7 @@ impl Round<'_> {
         let places = first * groups + some.start * count..first * groups + some.end * count;
         // SAFETY: spans begin where others end, so each group of each span has
         // places of its own; and no two that run have the same, as `Round`
-        // says, which `Rounded::round` sees to: it makes one for each.
+        // says, which those who make one see to: each of them has its own.
         let factors = unsafe { into.factors.part(places.clone()) };
         // SAFETY: as above.
         let chunks = unsafe {
@@ -255,10 +290,11 @@ impl Round<'_> {
             .zip(chunks.chunks_exact_mut(per_group * count))
         {
             for t in 0..count {
-                let x = &x[(first + t) * columns + group * group_size..][..group_size];
-                let x = x.as_chunks().0.first_chunk();
+                // SAFETY: spans have tokens of their own, and `Round` says that
+                // no two that run have a group of a span in common.
+                let x = unsafe { x.group(first + t, group * group_size) };
                 let bytes;
-                (factors[t], bytes) = one(x.expect("a group is N times LANES columns"));
+                (factors[t], bytes) = one(x);
                 let eights = bytes.as_flattened().as_chunks().0;
                 for (chunks, &[a, b, c, d, e, f, g, h]) in
                     chunks.chunks_exact_mut(count).zip(eights)
@@ -271,7 +307,7 @@ impl Round<'_> {
     }
 }
 
-impl WithSimd for Round<'_> {
+impl<X: Source> WithSimd for Round<'_, X> {
     type Output = ();
 
     #[inline(always)]

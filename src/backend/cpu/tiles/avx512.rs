@@ -7,7 +7,7 @@
 
 use std::arch::x86_64::*;
 
-use super::activations::{Chunk, Factors, Group, LANES, ROUNDING, Round, factors_of};
+use super::activations::{Chunk, Factors, Group, LANES, ROUNDING, Round, Source, factors_of};
 use super::out::Places;
 use super::{Line, Scales, TileRows, WIDTH};
 
@@ -161,7 +161,7 @@ fn scales(kind: Scales, head: &[Line]) -> (__m512, __m512) {
 ///
 /// Asks for `avx512f`, `avx512bw` and `avx512vnni`.
 #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
-pub(super) fn round(work: Round<'_>) {
+pub(super) fn round(work: Round<'_, impl Source>) {
     match work.group_lanes() {
         2 => work.by::<2>(|x| round_group(x)),
         4 => work.by::<4>(|x| round_group(x)),

@@ -16,6 +16,7 @@ mod kernel;
 mod lines;
 #[cfg(target_arch = "aarch64")]
 mod neon;
+mod normed;
 mod out;
 mod portable;
 mod shared;
@@ -26,6 +27,7 @@ use crate::backend::threads::Threads;
 pub(super) use activations::Rounded;
 pub(super) use kernel::{are_fast, project, project_gated};
 use lines::Lines;
+pub(super) use normed::Normed;
 
 /// Rows of a tile.
 const WIDTH: usize = 16;

@@ -9,6 +9,7 @@ use super::instructions::Instructions;
 use super::kernel::{project_by, project_gated_by};
 use super::out::Places;
 use super::*;
+use crate::backend::cpu::elementwise;
 
 fn threads(count: usize) -> Threads {
     Threads::new(NonZero::new(count).unwrap())
@@ -459,6 +460,50 @@ fn many_tokens_are_multiplied_as_few_are() {
     project(&threads, &[&tiles], &all, &mut [&mut together]);
     for (x, together) in x.chunks(columns).zip(together.chunks(sample.count)) {
         assert!(products(best(), &tiles, x) == together);
+    }
+}
+
+#[test]
+fn a_norm_is_rounded_on_the_way_as_it_is_by_itself() {
+    for (sample, mut rng) in samples().take(20) {
+        let (columns, group_size) = (sample.columns, sample.group_size);
+        let (tiles, threads) = (sample.tiles(), threads(rng.random_range(1..5)));
+        let weight: Vec<f32> = (0..columns).map(|_| rng.random_range(-2.0..2.0)).collect();
+        let mut rounded = Rounded::default();
+        for tokens in [0, 1, 5, 8, 17, 30, 200] {
+            let rows = |rng: &mut StdRng| -> Vec<f32> {
+                let count = tokens * columns;
+                let mut rows: Vec<f32> = (0..count).map(|_| rng.random_range(-1.0..1.0)).collect();
+                // A row of zeros, and one that is not all numbers.
+                rows.iter_mut().take(columns).for_each(|x| *x = 0.0);
+                rows.iter_mut()
+                    .skip(columns)
+                    .take(1)
+                    .for_each(|x| *x = f32::NAN);
+                rows
+            };
+            let (x, said) = (rows(&mut rng), rows(&mut rng));
+            let mut sum = x.clone();
+            elementwise::add(&threads, &mut sum, &said);
+            let mut normed = vec![0.0; x.len()];
+            elementwise::rms_norm(&threads, &sum, &weight, 1e-5, &mut normed);
+            let (mut got_sum, mut got_normed) = (vec![7.0; x.len()], vec![7.0; x.len()]);
+            let of = Normed {
+                x: &x,
+                said: &said,
+                weight: &weight,
+                eps: 1e-5,
+            };
+            let outs = [&mut got_sum[..], &mut got_normed];
+            rounded.round_normed(&threads, of, outs, group_size);
+            let what = format!("{tokens} tokens, {}", sample.what());
+            assert!(bits(&got_sum) == bits(&sum), "{what}");
+            assert!(bits(&got_normed) == bits(&normed), "{what}");
+            let mut out = vec![0.0; tokens * sample.count];
+            project(&threads, &[&tiles], &rounded, &mut [&mut out]);
+            let expected = products(best(), &tiles, &normed);
+            assert!(bits(&out) == bits(&expected), "{what}");
+        }
     }
 }
 
