@@ -1,5 +1,5 @@
 //! Loops of independent multiply-accumulates, each by the best instruction
-//! that the processor says it has. What they compute is thrown away.
+//! that the processor says it has, and how it is asked for memory. What they compute is thrown away.
 //!
 //! Accumulators begin as different values that the compiler does not know, or
 //! it would keep one instead of many.
@@ -18,6 +18,20 @@ const PORTABLE: &str = "portable";
 
 /// Values in the portable loops' accumulators.
 const WIDTH: usize = 64;
+
+/// Asks for the memory at a place, which need not be there, where the processor
+/// can be asked.
+#[inline(always)]
+pub(super) fn ask(place: *const u64) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: nothing is read: a place that is not there is left alone.
+    unsafe {
+        use std::arch::x86_64::{_MM_HINT_T2, _mm_prefetch};
+        _mm_prefetch::<_MM_HINT_T2>(place.cast());
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = place;
+}
 
 pub(super) fn int8() -> Loop {
     #[cfg(target_arch = "x86_64")]

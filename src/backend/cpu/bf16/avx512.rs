@@ -100,7 +100,7 @@ impl Few<'_> {
                 if self.fetch {
                     // Line after line: four streams come half as fast.
                     let next = self.ahead + 2 * STEP * (ROWS * step + r);
-                    _mm_prefetch::<_MM_HINT_T0>(self.rows[0].wrapping_add(next).cast());
+                    _mm_prefetch::<_MM_HINT_T2>(self.rows[0].wrapping_add(next).cast());
                 }
                 // SAFETY: of the last step only the columns that there are are
                 // read.

@@ -9,7 +9,7 @@
 use std::arch::x86_64::*;
 
 use super::activations::{Chunk, Factors};
-use super::avx512::{AHEAD, ASKED};
+use super::avx512::AHEAD;
 use super::out::Places;
 use super::{Line, Scales, TileRows, WIDTH};
 
@@ -64,9 +64,7 @@ macro_rules! multiply_by {
                 let groups = blocks.zip(chunks.chunks_exact(per_group));
                 for ((block, chunks), factors) in groups.zip(factors) {
                     let (head, weights) = block.split_at(scale_lines);
-                    if T >= ASKED {
-                        head.iter().for_each(|line| prefetch(line));
-                    }
+                    head.iter().for_each(|line| prefetch(line));
                     let dots = $dots::<T, BITS, N>(weights, chunks, first);
                     add(&mut sums, &dots, rows.scales, head, &factors[first..]);
                 }
@@ -125,9 +123,7 @@ fn dots<const T: usize, const BITS: usize, const N: usize>(
     let mut dots = [[_mm256_setzero_si256(); HALVES]; N];
     let several = weights.chunks_exact(IN_16_BITS * BITS / 4);
     for (lines, chunks) in several.zip(chunks.chunks_exact(IN_16_BITS)) {
-        if T >= ASKED {
-            lines.iter().for_each(|line| prefetch(line));
-        }
+        lines.iter().for_each(|line| prefetch(line));
         for half in 0..HALVES {
             // Of eight-bit weights the upper four bits by themselves.
             let mut lower = [_mm256_setzero_si256(); N];
@@ -184,9 +180,7 @@ macro_rules! dots_by {
             let low = _mm256_set1_epi8(15);
             let mut dots = [[_mm256_setzero_si256(); HALVES]; N];
             for (lines, chunk) in weights.chunks_exact(BITS / 4).zip(chunks) {
-                if T >= ASKED {
-                    lines.iter().for_each(|line| prefetch(line));
-                }
+                lines.iter().for_each(|line| prefetch(line));
                 for half in 0..HALVES {
                     let weights = match BITS {
                         4 => {

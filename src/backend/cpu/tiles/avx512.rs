@@ -21,10 +21,6 @@ pub(super) fn is_there() -> bool {
 /// How far ahead of the products weights are asked for, in lines.
 pub(super) const AHEAD: usize = 80;
 
-/// From so many tokens on weights are asked for ahead. With one the core's own
-/// guesses are ahead far enough.
-pub(super) const ASKED: usize = 2;
-
 /// As [`super::portable::multiply`], bit for bit.
 ///
 /// Asks for `avx512f`, `avx512bw` and `avx512vnni`.
@@ -43,17 +39,13 @@ pub(super) fn multiply<const T: usize, const BITS: usize>(
     let blocks = rows.lines.chunks_exact(scale_lines + weight_lines);
     for ((block, chunks), factors) in blocks.zip(chunks.chunks_exact(per_group)).zip(factors) {
         let (head, weights) = block.split_at(scale_lines);
-        if T >= ASKED {
-            head.iter().for_each(|line| prefetch(line));
-        }
+        head.iter().for_each(|line| prefetch(line));
         // Where there are few tokens, each has two sums, so that a product
         // does not wait for the one before it.
         let mut dots = [[_mm512_setzero_si512(); 2]; T];
         let second_sum = usize::from(T < 4);
         for (lines, chunk) in weights.chunks_exact(BITS / 4).zip(chunks) {
-            if T >= ASKED {
-                lines.iter().for_each(|line| prefetch(line));
-            }
+            lines.iter().for_each(|line| prefetch(line));
             let (first, second) = match BITS {
                 4 => {
                     let packed = load(&lines[0]);
