@@ -2,7 +2,7 @@
 //! what [`Sampler`] says; knows nothing of why.
 
 use super::threads::Threads;
-use super::{Draw, Sampler};
+use super::{Draw, Sampler, TokenSource};
 
 /// Stands for the token of a row whose logits are not numbers. No vocabulary
 /// is as large.
@@ -61,6 +61,24 @@ impl Samplers {
         });
         Ok(rows.iter().map(|row| row.drawn).collect())
     }
+}
+
+/// As [`super::Backend::tokens`] says, of ids that [`Samplers::sample`] gave.
+pub(super) fn fed_on(parts: &[TokenSource<'_, Vec<u32>>]) -> Vec<u32> {
+    let parts = parts.iter().map(|part| match part {
+        TokenSource::Given(ids) => *ids,
+        TokenSource::Drawn(ids, place) => &ids[*place..=*place],
+    });
+    // What is fed on is an id of the vocabulary.
+    let id = |&id: &u32| if id == NONE { 0 } else { id };
+    parts.flatten().map(id).collect()
+}
+
+/// As [`super::Backend::read_tokens`] says, of ids that [`Samplers::sample`]
+/// gave.
+pub(super) fn drawn(tokens: &[u32]) -> Vec<Option<u32>> {
+    let token = |&token: &u32| (token != NONE).then_some(token);
+    tokens.iter().map(token).collect()
 }
 
 #[cfg(test)]

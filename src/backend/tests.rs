@@ -65,6 +65,7 @@ mod matrices;
 mod sampling;
 mod start;
 mod states;
+pub(super) mod stored;
 
 /// The relative error that sums in another order may have.
 const TOLERANCE: f64 = 2e-5;

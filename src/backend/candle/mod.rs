@@ -17,7 +17,7 @@ use candle_core::{DType, Device, Tensor};
 use candle_nn::ops;
 use half::{bf16, f16};
 
-use super::samplers::{NONE, Samplers};
+use super::samplers::{self, Samplers};
 use super::threads::{self, Threads};
 use super::{
     Activation, AttentionSettings, Backend, BackendError, DeltaGates, Draw, Dtype, ExpertWeights,
@@ -174,13 +174,7 @@ impl Backend for Candle {
     }
 
     fn tokens(&self, parts: &[TokenSource<'_, Vec<u32>>]) -> Result<Vec<u32>, BackendError> {
-        let parts = parts.iter().map(|part| match part {
-            TokenSource::Given(ids) => *ids,
-            TokenSource::Drawn(ids, place) => &ids[*place..=*place],
-        });
-        // What is fed on is an id of the vocabulary.
-        let id = |&id: &u32| if id == NONE { 0 } else { id };
-        Ok(parts.flatten().map(id).collect())
+        Ok(samplers::fed_on(parts))
     }
 
     fn embed(&self, table: &Matrix, ids: &Vec<u32>) -> Result<Tensor, BackendError> {
@@ -400,8 +394,7 @@ impl Backend for Candle {
     }
 
     fn read_tokens(&self, tokens: &Vec<u32>) -> Result<Vec<Option<u32>>, BackendError> {
-        let token = |&token: &u32| (token != NONE).then_some(token);
-        Ok(tokens.iter().map(token).collect())
+        Ok(samplers::drawn(tokens))
     }
 
     fn read(&self, x: &Tensor) -> Result<Vec<f32>, BackendError> {

@@ -4,9 +4,12 @@
 //! products (`tiles`), with activations rounded to eight bits; others stay
 //! where the file was mapped, bf16 ones for products with activations of their
 //! type (`bf16`), the rest packed (`product`). Keys and values are kept in
-//! pages that sequences share (`attention`). What a step's operations need is
-//! used again by the next ones (`array`), and all threads work on one
-//! operation at a time (`super::threads`).
+//! pages that sequences share (`attention`). What several operations would read
+//! and write one after the other is done on one way through: a sum, its norm
+//! and the rounding of it (`linear`), the norms and rotations of heads
+//! (`heads`). What a step's operations need is used again by the next ones
+//! (`array`), and all threads work on one operation at a time
+//! (`super::threads`).
 
 mod array;
 mod attention;
@@ -26,7 +29,7 @@ use std::num::NonZero;
 use std::ops::Range;
 use std::rc::Rc;
 
-use super::samplers::{NONE, Samplers};
+use super::samplers::{self, Samplers};
 use super::threads::{self, Threads};
 use super::{
     Activation, AttentionSettings, Backend, BackendError, DeltaGates, Draw, Dtype, ExpertWeights,
@@ -183,13 +186,7 @@ impl Backend for Cpu {
     }
 
     fn tokens(&self, parts: &[TokenSource<'_, Vec<u32>>]) -> Result<Vec<u32>, BackendError> {
-        let parts = parts.iter().map(|part| match part {
-            TokenSource::Given(ids) => *ids,
-            TokenSource::Drawn(ids, place) => &ids[*place..=*place],
-        });
-        // What is fed on is an id of the vocabulary.
-        let id = |&id: &u32| if id == NONE { 0 } else { id };
-        Ok(parts.flatten().map(id).collect())
+        Ok(samplers::fed_on(parts))
     }
 
     fn embed(&self, table: &Matrix, ids: &Vec<u32>) -> Result<Array, BackendError> {
@@ -500,7 +497,6 @@ impl Backend for Cpu {
     }
 
     fn read_tokens(&self, tokens: &Vec<u32>) -> Result<Vec<Option<u32>>, BackendError> {
-        let token = |&token: &u32| (token != NONE).then_some(token);
-        Ok(tokens.iter().map(token).collect())
+        Ok(samplers::drawn(tokens))
     }
 }
