@@ -3,24 +3,17 @@
 //! in `few`.
 //!
 //! A vector has the scores, or an element of the sums, of several queries:
-//! keys, values and queries meet in tiles of registers that are rows of one
-//! number by vectors of queries, and what is largest or summed up is so
-//! without going across a vector.
+//! keys, values and queries meet in tiles of registers (`tile`).
 
-#![allow(unsafe_code)]
-// Tiles of several arrays are walked by their indices.
-#![allow(clippy::needless_range_loop)]
+mod tile;
 
 use std::marker::PhantomData;
 use std::ops::Range;
 
-use super::exp::{exp2, tanh};
 use super::paged::{Element, Kv, PAGE, padded};
 use super::step::{Rooms, Step};
-use super::vectors::{Machine, SIDE, Square, Work};
-
-/// Vectors of queries in a tile.
-const VECTORS: usize = 3;
+use super::vectors::{Machine, Work};
+use tile::{Queries, VECTORS};
 
 /// The queries of a key-value head of rows of one sequence.
 pub(super) struct Many<'a, E> {
@@ -48,28 +41,6 @@ impl<'a, E> Many<'a, E> {
     }
 }
 
-/// Queries of a tile and what they have come to so far. Each array is in rows
-/// of [`VECTORS`] vectors, an element of each query.
-struct Tile<'a> {
-    /// How many there are.
-    count: usize,
-    /// The positions that are seen by any of them, and by all.
-    by_any: Range<usize>,
-    by_all: Range<usize>,
-    /// `[head_dim]` rows, with the factor that makes scores of products.
-    q: &'a mut [f32],
-    /// The sum of values weighed by `2^(score - top)`: `[padded(head_dim)]`
-    /// rows.
-    sums: &'a mut [f32],
-    /// A row each of the largest score so far, the sum of weights, the first
-    /// position that is seen, and the first after them that is not.
-    stats: &'a mut [f32],
-    /// `[PAGE]` rows: the scores of a page, then their weights, then a row of
-    /// what is to become of the sums so far.
-    scores: &'a mut [f32],
-    softcap: Option<f32>,
-}
-
 /// A head's keys and values of a page, widened.
 struct Page<'a> {
     /// Its first position.
@@ -94,18 +65,19 @@ impl<E: Element> Work for Many<'_, E> {
         } = self;
         let (head_dim, padded) = (step.head_dim, padded(step.head_dim));
         let width = VECTORS * M::LANES;
-        let n = rows.len() * step.group;
-        let tiles = n.div_ceil(width);
+        let count = rows.len() * step.group;
+        let tiles = count.div_ceil(width);
         let q = rooms.queries.get(tiles * width * head_dim);
         let sums = rooms.sums.get(tiles * width * padded);
         let stats = rooms.stats.get(tiles * width * 4);
         let scores = rooms.scores.get(width * (PAGE + 1));
-        let parts = q.chunks_exact_mut(width * head_dim);
-        let parts = parts.zip(sums.chunks_exact_mut(width * padded));
-        let parts = parts.zip(stats.chunks_exact_mut(width * 4)).enumerate();
-        for (index, ((q, sums), stats)) in parts {
-            let mut tile = Tile::new(step, index * width, &rows, (q, sums, stats, scores));
-            tile.begin(m, step, &rows, kv_head, index * width);
+        let queries = Queries {
+            step,
+            rows: &rows,
+            kv_head,
+        };
+        for mut tile in queries.tiles(width, q, sums, stats) {
+            tile.begin(m);
         }
         let kv = step.kv(step.rows[rows.start]);
         let seen = |row: usize| step.seen(step.rows[row]);
@@ -114,33 +86,18 @@ impl<E: Element> Work for Many<'_, E> {
         let values = rooms.values.get(padded * PAGE);
         for index in pages {
             let page = Page::widen::<M, E>(m, kv, index, kv_head, keys, values);
-            let parts = q.chunks_exact_mut(width * head_dim);
-            let parts = parts.zip(sums.chunks_exact_mut(width * padded));
-            let parts = parts.zip(stats.chunks_exact_mut(width * 4)).enumerate();
-            for (index, ((q, sums), stats)) in parts {
-                let mut tile = Tile::new(step, index * width, &rows, (q, sums, stats, scores));
-                match tile.count.div_ceil(M::LANES) {
-                    1 => tile.add::<M, 1>(m, &page),
-                    2 => tile.add::<M, 2>(m, &page),
-                    _ => tile.add::<M, VECTORS>(m, &page),
+            for mut tile in queries.tiles(width, q, sums, stats) {
+                match tile.vectors(M::LANES) {
+                    1 => tile.add::<M, 1>(m, &page, scores),
+                    2 => tile.add::<M, 2>(m, &page, scores),
+                    _ => tile.add::<M, VECTORS>(m, &page, scores),
                 }
             }
         }
-        let parts = q.chunks_exact_mut(width * head_dim);
-        let parts = parts.zip(sums.chunks_exact_mut(width * padded));
-        let parts = parts.zip(stats.chunks_exact_mut(width * 4)).enumerate();
-        for (index, ((q, sums), stats)) in parts {
-            let tile = Tile::new(step, index * width, &rows, (q, sums, stats, scores));
-            tile.finish(m, step, &rows, kv_head, index * width);
+        for tile in queries.tiles(width, q, sums, stats) {
+            tile.finish(m);
         }
     }
-}
-
-/// `0..len` in parts of [`SIDE`].
-fn blocks(len: usize) -> impl Iterator<Item = Range<usize>> {
-    (0..len)
-        .step_by(SIDE)
-        .map(move |start| start..(start + SIDE).min(len))
 }
 
 impl<'a> Page<'a> {
@@ -166,336 +123,4 @@ impl<'a> Page<'a> {
             values,
         }
     }
-}
-
-impl<'a> Tile<'a> {
-    /// The tile of the queries from `first` on of `rows`.
-    #[inline(always)]
-    fn new(
-        step: &Step<'_>,
-        first: usize,
-        rows: &Range<usize>,
-        (q, sums, stats, scores): (&'a mut [f32], &'a mut [f32], &'a mut [f32], &'a mut [f32]),
-    ) -> Self {
-        let width = stats.len() / 4;
-        let count = (rows.len() * step.group - first).min(width);
-        let row = |query: usize| step.seen(step.rows[rows.start + query / step.group]);
-        let (top, bottom) = (row(first), row(first + count - 1));
-        Self {
-            count,
-            by_any: top.start..bottom.end,
-            by_all: bottom.start..top.end,
-            q,
-            sums,
-            stats,
-            scores,
-            softcap: step.softcap,
-        }
-    }
-
-    /// Sets everything to what it is before the first page.
-    #[inline(always)]
-    fn begin<M: Machine>(
-        &mut self,
-        m: M,
-        step: &Step<'_>,
-        rows: &Range<usize>,
-        kv_head: usize,
-        first: usize,
-    ) {
-        let width = VECTORS * M::LANES;
-        self.sums.fill(0.0);
-        self.stats.fill(0.0);
-        let place = |lane: usize| {
-            let (row, offset) = ((first + lane) / step.group, (first + lane) % step.group);
-            (rows.start + row, kv_head * step.group + offset)
-        };
-        for lane in 0..self.count {
-            let (row, head) = place(lane);
-            let seen = step.seen(step.rows[row]);
-            let (top, total) = step.begin(head);
-            // Positions are exact up to 2^24.
-            let stats = [top, total, seen.start as f32, seen.end as f32];
-            for (place, stat) in self.stats.chunks_exact_mut(width).zip(stats) {
-                place[lane] = stat;
-            }
-        }
-        let mut square = Square([[0.0; SIDE]; SIDE]);
-        for lanes in blocks(width) {
-            for elements in blocks(step.head_dim) {
-                for (lane, to) in lanes.clone().zip(&mut square.0) {
-                    if lane < self.count {
-                        let (row, head) = place(lane);
-                        let query = &step.query(row, head)[elements.clone()];
-                        for (to, x) in to.iter_mut().zip(query) {
-                            *to = x * step.factor;
-                        }
-                    } else {
-                        *to = [0.0; SIDE];
-                    }
-                }
-                m.transpose(&mut square);
-                let places = self.q[elements.start * width..].chunks_exact_mut(width);
-                for (place, from) in places.take(elements.len()).zip(&square.0) {
-                    let place = &mut place[lanes.clone()];
-                    place.copy_from_slice(&from[..place.len()]);
-                }
-            }
-        }
-    }
-
-    /// Writes the weighed means of the values.
-    #[inline(always)]
-    fn finish<M: Machine>(
-        &self,
-        m: M,
-        step: &Step<'_>,
-        rows: &Range<usize>,
-        kv_head: usize,
-        first: usize,
-    ) {
-        let (width, head_dim) = (VECTORS * M::LANES, step.head_dim);
-        let mut square = Square([[0.0; SIDE]; SIDE]);
-        for lanes in blocks(self.count) {
-            let mut factors = [0.0; SIDE];
-            for (factor, total) in factors.iter_mut().zip(&self.stats[width..][lanes.clone()]) {
-                *factor = total.recip();
-            }
-            for elements in blocks(head_dim) {
-                let sums = self.sums[elements.start * width..].chunks_exact(width);
-                for (to, sums) in square.0.iter_mut().zip(sums) {
-                    for ((to, sum), factor) in to.iter_mut().zip(&sums[lanes.clone()]).zip(factors)
-                    {
-                        *to = sum * factor;
-                    }
-                }
-                m.transpose(&mut square);
-                for (lane, from) in lanes.clone().zip(&square.0) {
-                    let (row, offset) = ((first + lane) / step.group, (first + lane) % step.group);
-                    // SAFETY: a row and head are in one task; no other part
-                    // lives.
-                    let out = unsafe { step.output.part(rows.start + row, kv_head) };
-                    let out = &mut out[offset * head_dim..][elements.clone()];
-                    out.copy_from_slice(&from[..out.len()]);
-                }
-            }
-        }
-    }
-
-    /// Adds what the queries, in `W` vectors, see of a page.
-    #[inline(always)]
-    fn add<M: Machine, const W: usize>(&mut self, m: M, page: &Page<'_>) {
-        let within = |range: &Range<usize>| {
-            let place = |position: usize| position.saturating_sub(page.begins).min(PAGE);
-            place(range.start)..place(range.end)
-        };
-        let places = within(&self.by_any);
-        if places.is_empty() {
-            return;
-        }
-        let by_all = within(&self.by_all);
-        if M::IS_ROOMY {
-            self.scores::<M, 8, W>(m, page, &places);
-        } else {
-            self.scores::<M, 4, W>(m, page, &places);
-        }
-        let is_edge = by_all != (0..PAGE);
-        if is_edge {
-            self.weigh::<M, true>(m, page, &places, W);
-        } else {
-            self.weigh::<M, false>(m, page, &places, W);
-        }
-        match (M::IS_ROOMY, is_edge) {
-            (true, true) => self.values::<M, 8, W, true>(m, page, &places),
-            (true, false) => self.values::<M, 8, W, false>(m, page, &places),
-            (false, true) => self.values::<M, 4, W, true>(m, page, &places),
-            (false, false) => self.values::<M, 4, W, false>(m, page, &places),
-        }
-    }
-
-    /// The products with the keys, `R` positions at a time.
-    #[inline(always)]
-    fn scores<M: Machine, const R: usize, const W: usize>(
-        &mut self,
-        m: M,
-        page: &Page<'_>,
-        places: &Range<usize>,
-    ) {
-        let width = VECTORS * M::LANES;
-        for first in (places.start / R * R..places.end).step_by(R) {
-            let mut sums = [[m.splat(0.0); W]; R];
-            let keys = Factors {
-                elements: &page.keys[first..],
-                stride: PAGE,
-            };
-            multiply::<M, R, W, false>(m, keys, self.q, &mut sums);
-            let rows = self.scores[first * width..].chunks_exact_mut(width);
-            for (row, sums) in rows.zip(&sums) {
-                for w in 0..W {
-                    m.store(&mut row[w * M::LANES..], sums[w]);
-                }
-            }
-        }
-    }
-
-    /// Turns the scores of `vectors` vectors into weights; if `EDGE`, -1 where
-    /// a query sees nothing.
-    #[inline(always)]
-    fn weigh<M: Machine, const EDGE: bool>(
-        &mut self,
-        m: M,
-        page: &Page<'_>,
-        places: &Range<usize>,
-        vectors: usize,
-    ) {
-        let width = VECTORS * M::LANES;
-        let softcap = self.softcap;
-        let (scores, befores) = self.scores.split_at_mut(PAGE * width);
-        for w in 0..vectors {
-            let lanes = w * M::LANES;
-            let stat = |row: usize| row * width + lanes;
-            let begins = m.splat(page.begins as f32);
-            let start = m.sub(m.load(&self.stats[stat(2)..]), begins);
-            let end = m.sub(m.load(&self.stats[stat(3)..]), begins);
-            // `yes` where place `place` is seen.
-            let if_seen = |place: usize, yes: M::V, no: M::V| {
-                let place = m.splat(place as f32);
-                let yes = m.if_less(place, end, yes, no);
-                m.if_less(place, start, no, yes)
-            };
-            let before = m.load(&self.stats[stat(0)..]);
-            let mut top = before;
-            for place in places.clone() {
-                let score = &mut scores[place * width + lanes..][..M::LANES];
-                let mut x = m.load(score);
-                if let Some(cap) = softcap {
-                    x = m.each(x, |x| cap * tanh(x / cap) * std::f32::consts::LOG2_E);
-                }
-                if EDGE {
-                    x = if_seen(place, x, m.splat(f32::NEG_INFINITY));
-                }
-                if EDGE || softcap.is_some() {
-                    m.store(score, x);
-                }
-                top = m.max(x, top);
-            }
-            // With nothing but scores of minus infinity there is no top to
-            // take off.
-            let base = m.if_less(top, m.splat(f32::MIN), m.splat(0.0), top);
-            let mut weights = [m.splat(0.0); PAGE];
-            for (place, scores) in scores.chunks_exact_mut(width).enumerate() {
-                if EDGE && !places.contains(&place) {
-                    continue;
-                }
-                let score = &mut scores[lanes..][..M::LANES];
-                let weight = exp2(m, m.sub(m.load(score), base));
-                weights[place] = weight;
-                if EDGE {
-                    m.store(score, if_seen(place, weight, m.splat(-1.0)));
-                } else {
-                    m.store(score, weight);
-                }
-            }
-            for half in [16, 8, 4, 2, 1] {
-                for i in 0..half {
-                    weights[i] = m.add(weights[i], weights[i + half]);
-                }
-            }
-            let before = exp2(m, m.sub(before, base));
-            m.store(&mut befores[lanes..], before);
-            let total = m.load(&self.stats[stat(1)..]);
-            m.store(
-                &mut self.stats[stat(1)..],
-                m.mul_add(total, before, weights[0]),
-            );
-            m.store(&mut self.stats[stat(0)..], top);
-        }
-    }
-
-    /// Adds the values, weighed, `R` elements at a time; if `EDGE`, only where
-    /// weights are not negative: what a query does not see must not reach
-    /// it, even if it is not a number.
-    #[inline(always)]
-    fn values<M: Machine, const R: usize, const W: usize, const EDGE: bool>(
-        &mut self,
-        m: M,
-        page: &Page<'_>,
-        places: &Range<usize>,
-    ) {
-        let width = VECTORS * M::LANES;
-        let padded = page.values.len() / PAGE;
-        let (weights, before) = self.scores.split_at(PAGE * width);
-        let weights = &weights[places.start * width..places.end * width];
-        let values = &page.values[places.start * padded..places.end * padded];
-        for (block, sums) in self.sums.chunks_exact_mut(R * width).enumerate() {
-            let mut sum = [[m.splat(0.0); W]; R];
-            for w in 0..W {
-                let before = m.load(&before[w * M::LANES..]);
-                for r in 0..R {
-                    sum[r][w] = m.mul(m.load(&sums[r * width + w * M::LANES..]), before);
-                }
-            }
-            let values = Factors {
-                elements: &values[block * R..],
-                stride: padded,
-            };
-            multiply::<M, R, W, EDGE>(m, values, weights, &mut sum);
-            for r in 0..R {
-                for w in 0..W {
-                    m.store(&mut sums[r * width + w * M::LANES..], sum[r][w]);
-                }
-            }
-        }
-    }
-}
-
-/// `R` numbers of each of some rows.
-#[derive(Clone, Copy)]
-struct Factors<'a> {
-    /// They are the first `R` of each.
-    elements: &'a [f32],
-    /// Elements between two rows.
-    stride: usize,
-}
-
-/// Adds to `sums` the products of the numbers of each row of `factors` with
-/// the first `W` vectors of the same row of `vectors`, which has [`VECTORS`]
-/// in each; if `EDGE`, only where an element of a vector is not negative.
-#[inline(always)]
-fn multiply<M: Machine, const R: usize, const W: usize, const EDGE: bool>(
-    m: M,
-    factors: Factors<'_>,
-    vectors: &[f32],
-    sums: &mut [[M::V; W]; R],
-) {
-    const { assert!(W <= VECTORS) };
-    let width = VECTORS * M::LANES;
-    let rows = vectors.len() / width;
-    let Factors { elements, stride } = factors;
-    assert!(rows > 0 && elements.len() >= (rows - 1) * stride + R);
-    let mut sum = *sums;
-    for row in 0..rows {
-        // SAFETY: `row * stride + R` is at most `elements.len()`, as asserted,
-        // and `W` vectors are within `width` elements of row `row` of `rows`.
-        unsafe {
-            let vectors = vectors.as_ptr().add(row * width);
-            let factors = elements.as_ptr().add(row * stride);
-            let mut vector = [m.splat(0.0); W];
-            for w in 0..W {
-                vector[w] = m.load_at(vectors.add(w * M::LANES));
-            }
-            for r in 0..R {
-                let factor = m.splat(*factors.add(r));
-                for w in 0..W {
-                    let more = m.mul_add(factor, vector[w], sum[r][w]);
-                    sum[r][w] = if EDGE {
-                        m.if_less(vector[w], m.splat(0.0), sum[r][w], more)
-                    } else {
-                        more
-                    };
-                }
-            }
-        }
-    }
-    *sums = sum;
 }
