@@ -12,7 +12,7 @@ const WORTH_SHARING: usize = 1 << 12;
 
 /// Sums are taken in so many parts: as many as any machine's vectors have
 /// lanes.
-pub(super) const LANES: usize = 16;
+const LANES: usize = 16;
 
 /// Does `task(index, row)` for each row of `width` elements of `out`, several
 /// rows at a time.

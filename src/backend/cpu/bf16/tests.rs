@@ -14,10 +14,9 @@ fn threads() -> Threads {
 }
 
 fn kernels() -> Vec<Kernel> {
-    match Kernel::best() {
-        Kernel::Portable => vec![Kernel::Portable],
-        best => vec![best, Kernel::Portable],
-    }
+    let mut kernels = vec![Kernel::best(), Kernel::Portable];
+    kernels.dedup();
+    kernels
 }
 
 /// Numbers between -1 and 1.

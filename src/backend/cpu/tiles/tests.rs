@@ -7,6 +7,7 @@ use std::num::NonZero;
 
 use super::instructions::Instructions;
 use super::kernel::{project_by, project_gated_by};
+#[cfg(target_arch = "x86_64")]
 use super::out::Places;
 use super::*;
 use crate::backend::cpu::elementwise;
