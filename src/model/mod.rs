@@ -14,6 +14,7 @@ mod quantize;
 mod rope;
 mod rows;
 mod sequence;
+mod step;
 mod tokenizer;
 mod weights;
 
@@ -23,6 +24,7 @@ pub use describe::{Description, Quantized, describe};
 pub use files::{FilesError, ModelFiles};
 pub use fingerprint::Fingerprint;
 pub use quantize::Quantize;
+pub use step::{Input, Logits, Step, Tokens};
 pub use tokenizer::{Tokenizer, TokenizerError};
 
 use crate::backend::{self, Backend, BackendError, BackendSettings, MemoryUse, WithBackend};
@@ -101,84 +103,9 @@ pub trait Model {
     fn submit(&mut self, batch: &[Input<'_>]) -> Result<Box<dyn Step>, ModelError>;
 }
 
-/// A step that was set off. Dropping it forgets its results; its sequences
-/// have their tokens all the same.
-pub trait Step {
-    /// Waits until it is evaluated.
-    ///
-    /// # Errors
-    /// If the backend failed.
-    fn wait(&self) -> Result<(), ModelError>;
-
-    /// The tokens drawn, one for each input that asked, in the order of the
-    /// batch; `None` for a sequence whose logits are not numbers, which says
-    /// nothing of the others. Waits for them.
-    ///
-    /// # Errors
-    /// If the backend failed.
-    fn tokens(&self) -> Result<Vec<Option<u32>>, ModelError>;
-
-    /// The logits they were drawn from, in the same order. Waits for them.
-    ///
-    /// # Errors
-    /// If the backend failed.
-    fn logits(&self) -> Result<Logits, ModelError>;
-
-    /// Those of one of the tokens, by its place among them. Waits for them.
-    ///
-    /// # Errors
-    /// If there is no such token or the backend failed.
-    fn row(&self, place: usize) -> Result<Vec<f32>, ModelError>;
-}
-
 /// A handle to a sequence of a [`Model`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct SequenceId(u64);
-
-/// One sequence's part of a step.
-#[derive(Debug, Clone, Copy)]
-pub struct Input<'a> {
-    /// The sequence.
-    pub sequence: SequenceId,
-    /// Its next tokens.
-    pub tokens: Tokens<'a>,
-    /// How the token after the last of them is drawn, if one is wanted.
-    pub draw: Option<Draw>,
-}
-
-/// The next tokens of a sequence.
-#[derive(Debug, Clone, Copy)]
-pub enum Tokens<'a> {
-    /// These, at least one.
-    Given(&'a [u32]),
-    /// The one that the sequence's last step drew, which need not be known
-    /// yet.
-    Drawn,
-}
-
-impl Tokens<'_> {
-    /// How many there are.
-    fn count(&self) -> usize {
-        match self {
-            Self::Given(tokens) => tokens.len(),
-            Self::Drawn => 1,
-        }
-    }
-}
-
-/// Rows of logits, one for each input of a step that asked for a token.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Logits {
-    values: Vec<f32>,
-    vocabulary_size: usize,
-}
-
-impl Logits {
-    /// The rows, each as long as the vocabulary.
-    pub fn rows(&self) -> impl ExactSizeIterator<Item = &[f32]> {
-        self.values.chunks_exact(self.vocabulary_size)
-    }
-}
 
 /// What a model is.
 #[derive(Debug, Clone, PartialEq)]
