@@ -25,11 +25,21 @@ mod weights;
 
 use std::ops::Range;
 
+use smallvec::SmallVec;
+
 pub use activation::Activation;
 use routing::likely_experts;
 pub use sampler::{Draw, Sampler};
 pub use start::{BackendChoice, BackendSettings, WithBackend, start};
 pub use weights::{Dtype, ExpertBiases, ExpertWeights, MatrixWeights, RawKv, RawTensor};
+
+/// How many sequences are in a step at most, as a rule.
+pub const USUAL_SEQUENCES: usize = 16;
+
+/// A list of something for each sequence of a step, or for each token of one
+/// that decodes. It takes memory of its own only where there are more than
+/// [`USUAL_SEQUENCES`].
+pub type ShortList<T> = SmallVec<[T; USUAL_SEQUENCES]>;
 
 /// An operation of the tensor library that failed.
 #[derive(Debug, thiserror::Error)]
@@ -189,12 +199,10 @@ pub trait Backend: 'static {
         x: &Self::Tensor,
         weights: [&Self::Matrix; N],
     ) -> Result<[Self::Tensor; N], BackendError> {
-        let mut products = Vec::with_capacity(N);
-        for weight in weights {
-            products.push(self.project(x, weight)?);
-        }
+        let products = weights.into_iter().map(|weight| self.project(x, weight));
+        let products = products.collect::<Result<SmallVec<[_; N]>, _>>()?;
         // There are N.
-        products.try_into().map_err(|_| BackendError {
+        products.into_inner().map_err(|_| BackendError {
             op: "project_each",
             reason: "products are missing".to_owned(),
         })
@@ -428,7 +436,7 @@ pub trait Backend: 'static {
 
     /// The ids; `None` where one was to be drawn from logits that are not
     /// numbers. Waits for the computation.
-    fn read_tokens(&self, tokens: &Self::Tokens) -> Result<Vec<Option<u32>>, BackendError>;
+    fn read_tokens(&self, tokens: &Self::Tokens) -> Result<ShortList<Option<u32>>, BackendError>;
 }
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 //! what [`Sampler`] says; knows nothing of why.
 
 use super::threads::Threads;
-use super::{Draw, Sampler, TokenSource};
+use super::{Draw, Sampler, ShortList, TokenSource};
 
 /// Stands for the token of a row whose logits are not numbers. No vocabulary
 /// is as large.
@@ -13,7 +13,7 @@ pub(super) const NONE: u32 = u32::MAX;
 const WORTH_SHARING: usize = 1 << 15;
 
 /// A sampler for each row there has been in a step at once. They stay, so
-/// that all a draw allocates is the list of its tokens.
+/// that a draw allocates nothing.
 #[derive(Default)]
 pub(super) struct Samplers(Vec<Row>);
 
@@ -35,7 +35,7 @@ impl Samplers {
         logits: &[f32],
         vocabulary: usize,
         draws: &[Draw],
-    ) -> Result<Vec<u32>, String> {
+    ) -> Result<ShortList<u32>, String> {
         if logits.len() != vocabulary * draws.len() {
             return Err(format!(
                 "{} logits for {} draws from {vocabulary} tokens",
@@ -64,7 +64,7 @@ impl Samplers {
 }
 
 /// As [`super::Backend::tokens`] says, of ids that [`Samplers::sample`] gave.
-pub(super) fn fed_on(parts: &[TokenSource<'_, Vec<u32>>]) -> Vec<u32> {
+pub(super) fn fed_on(parts: &[TokenSource<'_, ShortList<u32>>]) -> ShortList<u32> {
     let parts = parts.iter().map(|part| match part {
         TokenSource::Given(ids) => *ids,
         TokenSource::Drawn(ids, place) => &ids[*place..=*place],
@@ -76,7 +76,7 @@ pub(super) fn fed_on(parts: &[TokenSource<'_, Vec<u32>>]) -> Vec<u32> {
 
 /// As [`super::Backend::read_tokens`] says, of ids that [`Samplers::sample`]
 /// gave.
-pub(super) fn drawn(tokens: &[u32]) -> Vec<Option<u32>> {
+pub(super) fn drawn(tokens: &[u32]) -> ShortList<Option<u32>> {
     let token = |&token: &u32| (token != NONE).then_some(token);
     tokens.iter().map(token).collect()
 }
@@ -100,7 +100,7 @@ mod tests {
                 ..Draw::GREEDY
             };
             let drawn = samplers.sample(&threads, &logits, 3_000, &vec![draw; rows]);
-            assert_eq!(drawn.unwrap(), vec![1_500; rows]);
+            assert_eq!(drawn.unwrap().as_slice(), vec![1_500; rows]);
         }
         assert_eq!(samplers.0.len(), 16);
     }

@@ -492,7 +492,7 @@ on_every_backend! {
                 assert!(rows.len() == parts.len() * 4 && rows.iter().all(|x| x.is_finite()));
                 assert!(read(backend, &fed).iter().all(|&id| id < 3));
             }
-            assert_eq!(backend.read_tokens(&drawn).unwrap(), [Some(2), None, Some(0), None]);
+            assert_eq!(backend.read_tokens(&drawn).unwrap()[..], [Some(2), None, Some(0), None]);
         }
     }
 

@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::{mpsc as events, oneshot, watch};
 use tracing::Span;
 
-use crate::model::{Fingerprint, Model, ModelError, ModelInfo, Tokenizer};
+use crate::model::{Fingerprint, Model, ModelError, ModelInfo, Tokenizer, USUAL_SEQUENCES};
 use grammar::CallGrammar;
 use worker::{Job, Worker};
 
@@ -61,7 +61,7 @@ impl Default for Settings {
         Self {
             context_length: None,
             end_of_sequence: Vec::new(),
-            max_batch: 16,
+            max_batch: USUAL_SEQUENCES,
             kv_bytes: None,
             prefix_cache_bytes: 2 << 30,
             preambles: None,

@@ -17,6 +17,7 @@ pub(super) use plan::{
 };
 
 use super::prefix_cache::{self, PrefixCache};
+use crate::model::ShortList;
 use marks::Marks;
 
 /// The requests and the parked sequences.
@@ -103,13 +104,13 @@ impl Scheduler {
 
     /// Every decoding sequence's one token, and of the prompts, in the order
     /// they began, what fits and comes before their next marks.
-    fn step(&mut self) -> Vec<Part> {
+    fn step(&mut self) -> ShortList<Part> {
         let decoding = self.running.iter().any(|running| !running.prefilling());
         let mut prefill = match decoding {
             true => self.limits.prefill.beside_decoding,
             false => self.limits.prefill.alone,
         };
-        let mut parts = Vec::with_capacity(self.running.len());
+        let mut parts = ShortList::with_capacity(self.running.len());
         for running in &mut self.running {
             let start = running.evaluated;
             let end = running.marks.next().unwrap_or(running.ids.len());

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::*;
 use crate::backend::{BackendChoice, MemoryUse};
-use crate::model::{Draw, Input, RawKv, SequenceId, Step, Tokens};
+use crate::model::{Draw, Input, RawKv, SequenceId, Step, Submitted, Tokens};
 
 mod batching;
 mod calls;
@@ -204,7 +204,7 @@ impl Model for Gated {
     fn memory(&self) -> Option<MemoryUse> {
         self.inner.memory()
     }
-    fn submit(&mut self, batch: &[Input<'_>]) -> Result<Box<dyn Step>, ModelError> {
+    fn submit(&mut self, batch: &[Input<'_>]) -> Result<Submitted, ModelError> {
         self.gate.recv().expect("the test holds the gate");
         self.steps.fetch_add(1, Ordering::SeqCst);
         self.inner.submit(batch)
@@ -285,7 +285,7 @@ impl Model for Broken {
     fn memory(&self) -> Option<MemoryUse> {
         None
     }
-    fn submit(&mut self, _: &[Input<'_>]) -> Result<Box<dyn Step>, ModelError> {
+    fn submit(&mut self, _: &[Input<'_>]) -> Result<Submitted, ModelError> {
         assert!(!self.panics, "made to panic");
         Err(ModelError::Input("made to fail".to_owned()))
     }

@@ -4,18 +4,22 @@
 //! Knows nothing of requests, of why a token is drawn as it is, or of where a
 //! batch comes from.
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use super::adapter::Adapter;
 use super::config::DecoderConfig;
+use super::evaluation::{Evaluation, Evaluations, Output};
 use super::files::ModelFiles;
 use super::layer::{Layer, Part, Residual, Rotations};
 use super::linear::{Linear, Loader};
 use super::quantize::Quantizer;
 use super::sequence::Sequence;
 use super::weights::Weights;
-use super::{Input, KvLayout, Logits, Model, ModelError, ModelInfo, SequenceId, Step, Tokens};
+use super::{
+    Input, KvLayout, Model, ModelError, ModelInfo, SequenceId, ShortList, Submitted, Tokens,
+};
 use crate::backend::{Backend, Draw, MemoryUse, RawKv, TokenSource};
 use crate::progress::Progress;
 
@@ -28,31 +32,13 @@ pub(super) struct Decoder<B: Backend> {
     norm: B::Tensor,
     /// `None` where it is the embedding.
     output: Option<Linear<B>>,
-    sequences: BTreeMap<SequenceId, Sequence<B>>,
+    /// `None` while a step works on it, and when that came to nothing.
+    sequences: BTreeMap<SequenceId, Option<Sequence<B>>>,
     next_sequence: u64,
+    evaluations: Evaluations<B>,
     /// Shared with the steps that are not over. The last field: everything it
     /// made is gone when it goes.
     backend: Rc<B>,
-}
-
-/// What a step gives.
-struct Evaluation<B: Backend> {
-    backend: Rc<B>,
-    vocabulary_size: usize,
-    output: Output<B>,
-}
-
-enum Output<B: Backend> {
-    /// One row and one token for each input that asked for one.
-    Rows {
-        /// `[n, vocabulary]`.
-        logits: B::Tensor,
-        /// `n`.
-        count: usize,
-        tokens: Rc<B::Tokens>,
-    },
-    /// No input asked: the hidden states `[T, hidden]`, to wait for.
-    Hidden(B::Tensor),
 }
 
 impl<B: Backend> Decoder<B> {
@@ -110,6 +96,7 @@ impl<B: Backend> Decoder<B> {
             output,
             sequences: BTreeMap::new(),
             next_sequence: 0,
+            evaluations: Evaluations::new(),
             backend: Rc::new(backend),
         })
     }
@@ -118,19 +105,19 @@ impl<B: Backend> Decoder<B> {
     fn begin(&mut self, sequence: Sequence<B>) -> SequenceId {
         let id = SequenceId(self.next_sequence);
         self.next_sequence += 1;
-        self.sequences.insert(id, sequence);
+        self.sequences.insert(id, Some(sequence));
         id
     }
 
     fn sequence(&self, id: SequenceId) -> Result<&Sequence<B>, ModelError> {
-        let found = self.sequences.get(&id);
+        let found = self.sequences.get(&id).and_then(Option::as_ref);
         found.ok_or_else(|| unknown(id))
     }
 
     /// What a sequence is made of.
     #[cfg(test)]
-    pub(super) fn parts(&self, id: SequenceId) -> (&B, &Sequence<B>) {
-        (&*self.backend, &self.sequences[&id])
+    pub(super) fn parts(&self, id: SequenceId) -> Result<(&B, &Sequence<B>), ModelError> {
+        Ok((&*self.backend, self.sequence(id)?))
     }
 
     /// Refuses a step that cannot be evaluated, before anything is changed.
@@ -167,15 +154,15 @@ impl<B: Backend> Decoder<B> {
         batch: &[Input<'_>],
         sequences: &[Sequence<B>],
     ) -> Result<B::Tokens, ModelError> {
-        let sources: Vec<_> = batch
+        let sources: ShortList<_> = batch
             .iter()
             .zip(sequences)
             .filter_map(|(input, sequence)| match input.tokens {
                 Tokens::Given(tokens) => Some(TokenSource::Given(tokens)),
                 // `check` has seen that something was drawn.
                 Tokens::Drawn => {
-                    let (tokens, place) = sequence.drawn.as_ref()?;
-                    Some(TokenSource::Drawn(tokens.as_ref(), *place))
+                    let (step, place) = sequence.drawn.as_ref()?;
+                    Some(TokenSource::Drawn(step.tokens.as_ref()?, *place))
                 }
             })
             .collect();
@@ -190,7 +177,7 @@ impl<B: Backend> Decoder<B> {
         sequences: &mut [Sequence<B>],
     ) -> Result<B::Tensor, ModelError> {
         let tokens = self.tokens(batch, sequences)?;
-        let positions: Vec<u32> = batch
+        let positions: ShortList<u32> = batch
             .iter()
             .zip(sequences.iter())
             .flat_map(|(input, sequence)| {
@@ -202,12 +189,12 @@ impl<B: Backend> Decoder<B> {
             .ropes
             .iter()
             .map(|rope| Rotations::new(&*self.backend, rope, &positions))
-            .collect::<Result<Vec<_>, _>>()?;
+            .collect::<Result<ShortList<_>, _>>()?;
         let mut x = self.backend.embed(&self.embedding, &tokens)?;
         if self.config.embedding_scale != 1.0 {
             x = self.backend.scale(x, self.config.embedding_scale)?;
         }
-        let mut parts: Vec<_> = batch
+        let mut parts: ShortList<_> = batch
             .iter()
             .zip(sequences.iter_mut())
             .map(|(input, sequence)| Part {
@@ -219,6 +206,7 @@ impl<B: Backend> Decoder<B> {
         for layer in &self.layers {
             stream = layer.forward(&self.backend, &self.config, stream, &rotations, &mut parts)?;
         }
+        drop(parts);
         for (input, sequence) in batch.iter().zip(sequences) {
             sequence.len += input.tokens.count();
             sequence.drawn = None;
@@ -227,9 +215,15 @@ impl<B: Backend> Decoder<B> {
     }
 
     /// Logits and tokens after the last token of each input that asks.
-    fn output(&self, batch: &[Input<'_>], x: B::Tensor) -> Result<Output<B>, ModelError> {
+    fn evaluation(&self, batch: &[Input<'_>], x: B::Tensor) -> Result<Evaluation<B>, ModelError> {
+        let evaluation = |output, tokens| Evaluation {
+            backend: Rc::clone(&self.backend),
+            vocabulary_size: self.config.vocabulary_size,
+            output: RefCell::new(Some(output)),
+            tokens,
+        };
         let mut end = 0;
-        let (rows, draws): (Vec<u32>, Vec<Draw>) = batch
+        let (rows, draws): (ShortList<u32>, ShortList<Draw>) = batch
             .iter()
             .filter_map(|input| {
                 end += input.tokens.count();
@@ -237,7 +231,8 @@ impl<B: Backend> Decoder<B> {
             })
             .unzip();
         if rows.is_empty() {
-            return Ok(Output::Hidden(x));
+            self.backend.start(&[&x], &[])?;
+            return Ok(evaluation(Output::Hidden(x), None));
         }
         let x = self.backend.select_rows(&x, &rows)?;
         let x = self
@@ -254,11 +249,9 @@ impl<B: Backend> Decoder<B> {
             logits = self.backend.softcap(logits, cap)?;
         }
         let tokens = self.backend.sample(&logits, &draws)?;
-        Ok(Output::Rows {
-            logits,
-            count: draws.len(),
-            tokens: Rc::new(tokens),
-        })
+        self.backend.start(&[&logits], &[&tokens])?;
+        let count = draws.len();
+        Ok(evaluation(Output::Rows { logits, count }, Some(tokens)))
     }
 }
 
@@ -284,7 +277,7 @@ impl<B: Backend> Model for Decoder<B> {
     }
 
     fn snapshot(&mut self, sequence: SequenceId) -> Result<(), ModelError> {
-        let found = self.sequences.get_mut(&sequence);
+        let found = self.sequences.get_mut(&sequence).and_then(Option::as_mut);
         found.ok_or_else(|| unknown(sequence))?.snapshot();
         Ok(())
     }
@@ -308,69 +301,28 @@ impl<B: Backend> Model for Decoder<B> {
         self.sequences.remove(&sequence);
     }
 
-    fn submit(&mut self, batch: &[Input<'_>]) -> Result<Box<dyn Step>, ModelError> {
+    fn submit(&mut self, batch: &[Input<'_>]) -> Result<Submitted, ModelError> {
         self.check(batch)?;
         // Taken out while they are worked on, so that an error cannot leave
         // half-extended ones behind; `check` has seen that each is there.
-        let mut sequences: Vec<Sequence<B>> = batch
+        let mut sequences: ShortList<Sequence<B>> = batch
             .iter()
-            .filter_map(|input| self.sequences.remove(&input.sequence))
+            .filter_map(|input| self.sequences.get_mut(&input.sequence)?.take())
             .collect();
         let hidden = self.hidden_states(batch, &mut sequences)?;
-        let output = self.output(batch, hidden)?;
-        match &output {
-            Output::Hidden(hidden) => self.backend.start(&[hidden], &[])?,
-            Output::Rows { logits, tokens, .. } => {
-                self.backend.start(&[logits], &[tokens])?;
-                let drawing = batch.iter().zip(&mut sequences);
-                let drawing = drawing.filter(|(input, _)| input.draw.is_some());
-                for (place, (_, sequence)) in drawing.enumerate() {
-                    sequence.drawn = Some((Rc::clone(tokens), place));
-                }
+        let evaluation = self.evaluation(batch, hidden)?;
+        let step = self.evaluations.put(evaluation);
+        let drawing = batch.iter().zip(&mut sequences);
+        let drawing = drawing.filter(|(input, _)| input.draw.is_some());
+        for (place, (_, sequence)) in drawing.enumerate() {
+            sequence.drawn = Some((Rc::clone(&step), place));
+        }
+        for (input, sequence) in batch.iter().zip(sequences) {
+            if let Some(place) = self.sequences.get_mut(&input.sequence) {
+                *place = Some(sequence);
             }
         }
-        self.sequences
-            .extend(batch.iter().map(|input| input.sequence).zip(sequences));
-        Ok(Box::new(Evaluation {
-            backend: Rc::clone(&self.backend),
-            vocabulary_size: self.config.vocabulary_size,
-            output,
-        }))
-    }
-}
-
-impl<B: Backend> Step for Evaluation<B> {
-    fn wait(&self) -> Result<(), ModelError> {
-        let (Output::Rows { logits: last, .. } | Output::Hidden(last)) = &self.output;
-        Ok(self.backend.wait(last)?)
-    }
-
-    fn tokens(&self) -> Result<Vec<Option<u32>>, ModelError> {
-        match &self.output {
-            Output::Rows { tokens, .. } => Ok(self.backend.read_tokens(tokens)?),
-            Output::Hidden(_) => Ok(Vec::new()),
-        }
-    }
-
-    fn logits(&self) -> Result<Logits, ModelError> {
-        let values = match &self.output {
-            Output::Rows { logits, .. } => self.backend.read(logits)?,
-            Output::Hidden(_) => Vec::new(),
-        };
-        Ok(Logits {
-            values,
-            vocabulary_size: self.vocabulary_size,
-        })
-    }
-
-    fn row(&self, place: usize) -> Result<Vec<f32>, ModelError> {
-        match &self.output {
-            Output::Rows { logits, count, .. } if place < *count => {
-                let row = self.backend.select_rows(logits, &[place as u32])?;
-                Ok(self.backend.read(&row)?)
-            }
-            _ => Err(ModelError::Input(format!("the step drew no token {place}"))),
-        }
+        Ok(Submitted::new(step))
     }
 }
 

@@ -1,5 +1,7 @@
 //! A projection: a weight matrix, and what is added to its product.
 
+use smallvec::SmallVec;
+
 use super::ModelError;
 use super::adapter::Adapter;
 use super::config::{DecoderConfig, ExpertsConfig, OperatorConfig};
@@ -48,13 +50,14 @@ impl<B: Backend> Linear<B> {
         linears: [&Self; N],
     ) -> Result<[B::Tensor; N], ModelError> {
         let products = backend.project_each(x, linears.map(|linear| &linear.matrix))?;
-        let mut all = Vec::with_capacity(N);
-        for (linear, product) in linears.into_iter().zip(products) {
-            all.push(linear.complete(backend, x, product)?);
-        }
+        let completed = linears
+            .into_iter()
+            .zip(products)
+            .map(|(linear, product)| linear.complete(backend, x, product));
+        let completed = completed.collect::<Result<SmallVec<[_; N]>, _>>()?;
         // There are N.
-        all.try_into()
-            .map_err(|_| ModelError::Weights("a projection is missing".to_owned()))
+        let missing = |_| ModelError::Weights("a projection is missing".to_owned());
+        completed.into_inner().map_err(missing)
     }
 
     /// The matrix, if nothing is added to its product.

@@ -5,6 +5,7 @@ mod adapter;
 mod config;
 mod decoder;
 mod describe;
+mod evaluation;
 mod files;
 mod fingerprint;
 mod layer;
@@ -18,13 +19,13 @@ mod step;
 mod tokenizer;
 mod weights;
 
-pub use crate::backend::{Draw, Dtype, RawKv, RawTensor, Sampler};
+pub use crate::backend::{Draw, Dtype, RawKv, RawTensor, Sampler, ShortList, USUAL_SEQUENCES};
 pub use config::{ConfigError, DecoderConfig, end_of_sequence_ids};
 pub use describe::{Description, Quantized, describe};
 pub use files::{FilesError, ModelFiles};
 pub use fingerprint::Fingerprint;
 pub use quantize::Quantize;
-pub use step::{Input, Logits, Step, Tokens};
+pub use step::{Input, Logits, Step, Submitted, Tokens};
 pub use tokenizer::{Tokenizer, TokenizerError};
 
 use crate::backend::{self, Backend, BackendError, BackendSettings, MemoryUse, WithBackend};
@@ -100,7 +101,7 @@ pub trait Model {
     /// # Errors
     /// If a sequence or a token is unknown, an input is empty, or the backend
     /// fails.
-    fn submit(&mut self, batch: &[Input<'_>]) -> Result<Box<dyn Step>, ModelError>;
+    fn submit(&mut self, batch: &[Input<'_>]) -> Result<Submitted, ModelError>;
 }
 
 /// A handle to a sequence of a [`Model`].

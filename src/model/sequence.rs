@@ -6,6 +6,7 @@ use std::rc::Rc;
 
 use super::ModelError;
 use super::config::{DecoderConfig, OperatorConfig};
+use super::evaluation::Evaluation;
 use crate::backend::{Backend, RawKv, RawTensor};
 
 /// One sequence: how many tokens it has, and what it carries on.
@@ -13,7 +14,7 @@ pub(super) struct Sequence<B: Backend> {
     pub(super) len: usize,
     pub(super) carried: Carried<B>,
     /// What its last step drew, if it drew: a place among that step's tokens.
-    pub(super) drawn: Option<(Rc<B::Tokens>, usize)>,
+    pub(super) drawn: Option<(Rc<Evaluation<B>>, usize)>,
     /// The states it had, by how many tokens it had then.
     snapshots: BTreeMap<usize, Rc<[State<B>]>>,
 }

@@ -1,6 +1,9 @@
 //! A step of a model: what goes into it, and what comes of it.
 
-use super::{Draw, ModelError, SequenceId};
+use std::ops::Deref;
+use std::rc::Rc;
+
+use super::{Draw, ModelError, SequenceId, ShortList};
 
 /// One sequence's part of a step.
 #[derive(Debug, Clone, Copy)]
@@ -33,8 +36,32 @@ impl Tokens<'_> {
     }
 }
 
-/// A step that was set off. Dropping it forgets its results; its sequences
-/// have their tokens all the same.
+/// A step that was set off, for whoever reads it. Dropping it forgets its
+/// results; its sequences have their tokens all the same.
+pub struct Submitted(Rc<dyn Step>);
+
+impl Submitted {
+    /// Hands a step out.
+    pub fn new(step: Rc<dyn Step>) -> Self {
+        Self(step)
+    }
+}
+
+impl Deref for Submitted {
+    type Target = dyn Step;
+
+    fn deref(&self) -> &Self::Target {
+        &*self.0
+    }
+}
+
+impl Drop for Submitted {
+    fn drop(&mut self) {
+        self.0.forget();
+    }
+}
+
+/// What can be read of a step.
 pub trait Step {
     /// Waits until it is evaluated.
     ///
@@ -48,7 +75,7 @@ pub trait Step {
     ///
     /// # Errors
     /// If the backend failed.
-    fn tokens(&self) -> Result<Vec<Option<u32>>, ModelError>;
+    fn tokens(&self) -> Result<ShortList<Option<u32>>, ModelError>;
 
     /// The logits they were drawn from, in the same order. Waits for them.
     ///
@@ -61,6 +88,9 @@ pub trait Step {
     /// # Errors
     /// If there is no such token or the backend failed.
     fn row(&self, place: usize) -> Result<Vec<f32>, ModelError>;
+
+    /// Frees what nobody reads any more. [`Submitted`] says so.
+    fn forget(&self);
 }
 
 /// Rows of logits, one for each input of a step that asked for a token.

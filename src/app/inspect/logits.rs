@@ -50,13 +50,13 @@ fn evaluate(model: &mut dyn Model, prompt: &[u32], greedy: usize) -> Result<Line
     }
     let step = model.submit(&[input(sequence, end, Some(Draw::GREEDY))])?;
     let logits = step.row(0)?;
-    let mut next = drawn(step.as_ref())?;
+    let mut next = drawn(&*step)?;
     let mut tokens = Vec::with_capacity(greedy);
     while tokens.len() < greedy {
         tokens.push(next);
         if tokens.len() < greedy {
             let step = model.submit(&[input(sequence, &[next], Some(Draw::GREEDY))])?;
-            next = drawn(step.as_ref())?;
+            next = drawn(&*step)?;
         }
     }
     model.close(sequence);

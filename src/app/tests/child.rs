@@ -16,7 +16,7 @@ use tempfile::TempDir;
 use crate::app::{serve, to_end};
 use crate::backend::{BackendChoice, BackendSettings, MemoryUse};
 use crate::model::{
-    self, Input, Model, ModelError, ModelFiles, ModelInfo, RawKv, SequenceId, Step, Tokens,
+    self, Input, Model, ModelError, ModelFiles, ModelInfo, RawKv, SequenceId, Submitted, Tokens,
 };
 use crate::progress::Progress;
 
@@ -81,7 +81,7 @@ impl Model for Told {
     fn memory(&self) -> Option<MemoryUse> {
         self.inner.memory()
     }
-    fn submit(&mut self, batch: &[Input<'_>]) -> Result<Box<dyn Step>, ModelError> {
+    fn submit(&mut self, batch: &[Input<'_>]) -> Result<Submitted, ModelError> {
         let mut step = "step".to_owned();
         for input in batch {
             let tokens = match input.tokens {

@@ -66,8 +66,9 @@ impl Experts {
         let mut rows = vec![Vec::new(); self.mlps.len()];
         let mut weights = vec![Vec::new(); self.mlps.len()];
         let logits: Vec<Vec<f32>> = router.to_dtype(candle_core::DType::F32)?.to_vec2()?;
+        let mut likely = Vec::new();
         for (row, logits) in logits.iter().enumerate() {
-            for (expert, weight) in likely_experts(logits, top_k, renormalize) {
+            for &(expert, weight) in likely_experts(logits, top_k, renormalize, &mut likely) {
                 rows[expert].push(row as u32);
                 weights[expert].push(weight);
             }

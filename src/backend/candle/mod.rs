@@ -21,7 +21,7 @@ use super::samplers::{self, Samplers};
 use super::threads::{self, Threads};
 use super::{
     Activation, AttentionSettings, Backend, BackendError, DeltaGates, Draw, Dtype, ExpertWeights,
-    MatrixWeights, MemoryUse, RawKv, RawTensor, Span, StateSpan, TokenSource,
+    MatrixWeights, MemoryUse, RawKv, RawTensor, ShortList, Span, StateSpan, TokenSource,
 };
 use attention::Kv;
 use experts::Experts;
@@ -118,7 +118,7 @@ impl Backend for Candle {
     type Tensor = Tensor;
     type Matrix = Matrix;
     type Experts = Experts;
-    type Tokens = Vec<u32>;
+    type Tokens = ShortList<u32>;
     type Rotation = Rotation;
     type Kv = Kv;
 
@@ -173,11 +173,14 @@ impl Backend for Candle {
         Experts::load(&weights, self).map_err(failed("experts"))
     }
 
-    fn tokens(&self, parts: &[TokenSource<'_, Vec<u32>>]) -> Result<Vec<u32>, BackendError> {
+    fn tokens(
+        &self,
+        parts: &[TokenSource<'_, ShortList<u32>>],
+    ) -> Result<ShortList<u32>, BackendError> {
         Ok(samplers::fed_on(parts))
     }
 
-    fn embed(&self, table: &Matrix, ids: &Vec<u32>) -> Result<Tensor, BackendError> {
+    fn embed(&self, table: &Matrix, ids: &ShortList<u32>) -> Result<Tensor, BackendError> {
         table
             .rows(ids, &self.device, self.dtype)
             .map_err(failed("embed"))
@@ -373,7 +376,7 @@ impl Backend for Candle {
             .map_err(failed("select_rows"))
     }
 
-    fn sample(&self, logits: &Tensor, draws: &[Draw]) -> Result<Vec<u32>, BackendError> {
+    fn sample(&self, logits: &Tensor, draws: &[Draw]) -> Result<ShortList<u32>, BackendError> {
         let sample = || {
             let (_, vocabulary) = logits.dims2()?;
             let logits: Vec<f32> = logits.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?;
@@ -385,7 +388,7 @@ impl Backend for Candle {
         sample().map_err(failed("sample"))
     }
 
-    fn start(&self, _: &[&Tensor], _: &[&Vec<u32>]) -> Result<(), BackendError> {
+    fn start(&self, _: &[&Tensor], _: &[&ShortList<u32>]) -> Result<(), BackendError> {
         Ok(())
     }
 
@@ -393,7 +396,7 @@ impl Backend for Candle {
         self.device.synchronize().map_err(failed("wait"))
     }
 
-    fn read_tokens(&self, tokens: &Vec<u32>) -> Result<Vec<Option<u32>>, BackendError> {
+    fn read_tokens(&self, tokens: &ShortList<u32>) -> Result<ShortList<Option<u32>>, BackendError> {
         Ok(samplers::drawn(tokens))
     }
 

@@ -22,6 +22,21 @@ struct Linear {
     bias: Option<Array>,
 }
 
+/// What is to be known of a step to send its tokens, in memory that is used
+/// again.
+#[derive(Default)]
+pub(super) struct Routing {
+    likely: Vec<(usize, f32)>,
+    sent: Vec<Sent>,
+}
+
+/// A row of a step is sent to an expert, whose word has a weight.
+struct Sent {
+    expert: usize,
+    row: usize,
+    weight: f32,
+}
+
 impl Experts {
     pub(super) fn load(weights: &ExpertWeights, cpu: &Cpu) -> Result<Self> {
         let mlp = |index| {
@@ -63,28 +78,32 @@ impl Experts {
         }
         // Rows are gathered by expert, so that an expert's weights are read
         // once a step.
-        let mut sent = vec![Vec::new(); experts];
+        let mut routing = cpu.routing.borrow_mut();
+        let Routing { likely, sent } = &mut *routing;
+        sent.clear();
         for (row, logits) in router.chunks_exact(experts).enumerate() {
-            for (expert, weight) in likely_experts(logits, top_k, renormalize) {
-                sent[expert].push((row, weight));
-            }
+            let likely = likely_experts(logits, top_k, renormalize, likely);
+            sent.extend(likely.iter().map(|&(expert, weight)| Sent {
+                expert,
+                row,
+                weight,
+            }));
         }
+        sent.sort_unstable_by_key(|sent| (sent.expert, sent.row));
         let mut output = cpu.pool.array([tokens, hidden]);
         output.own().fill(0.0);
-        for (mlp, sent) in self.mlps.iter().zip(sent) {
-            if sent.is_empty() {
-                continue;
-            }
+        for sent in sent.chunk_by(|a, b| a.expert == b.expert) {
             let mut gathered = cpu.pool.array([sent.len(), hidden]);
             let rows = gathered.own().chunks_exact_mut(hidden);
-            for (gathered, &(row, _)) in rows.zip(&sent) {
-                gathered.copy_from_slice(&x[row * hidden..][..hidden]);
+            for (gathered, sent) in rows.zip(sent) {
+                gathered.copy_from_slice(&x[sent.row * hidden..][..hidden]);
             }
+            let mlp = &self.mlps[sent[0].expert];
             let said = mlp.forward(cpu, &gathered, self.activation)?;
-            for (said, &(row, weight)) in said.chunks_exact(hidden).zip(&sent) {
-                let output = &mut output.own()[row * hidden..][..hidden];
+            for (said, sent) in said.chunks_exact(hidden).zip(sent) {
+                let output = &mut output.own()[sent.row * hidden..][..hidden];
                 for (output, said) in output.iter_mut().zip(said) {
-                    *output += weight * said;
+                    *output += sent.weight * said;
                 }
             }
         }

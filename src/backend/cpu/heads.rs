@@ -9,8 +9,16 @@ use crate::backend::threads::Threads;
 
 /// The cosines and sines of a step's tokens, `[T, rotated / 2]` each.
 pub struct Rotation {
-    pub(super) cos: Vec<f32>,
-    sin: Vec<f32>,
+    cos: Array,
+    sin: Array,
+    half: usize,
+}
+
+/// The same, for any thread to look at.
+#[derive(Clone, Copy)]
+pub(super) struct Angles<'a> {
+    cos: &'a [f32],
+    sin: &'a [f32],
     half: usize,
 }
 
@@ -18,7 +26,10 @@ impl Rotation {
     /// As [`crate::backend::Backend::rotation`] says. In f64 and in one pass:
     /// at long positions an f32 product of position and frequency is off by
     /// more than the angle's own step.
-    pub(super) fn new(positions: &[u32], inv_freq: &[f32], magnitudes: &[f32]) -> Self {
+    pub(super) fn new(cpu: &Cpu, positions: &[u32], inv_freq: &[f32], magnitudes: &[f32]) -> Self {
+        let half = inv_freq.len();
+        let shape = [positions.len(), half];
+        let (mut cos, mut sin) = (cpu.pool.array(shape), cpu.pool.array(shape));
         let angles = positions.iter().zip(magnitudes).flat_map(|(&at, &size)| {
             let (at, size) = (f64::from(at), f64::from(size));
             inv_freq.iter().map(move |&freq| {
@@ -26,22 +37,31 @@ impl Rotation {
                 ((cos * size) as f32, (sin * size) as f32)
             })
         });
-        let (cos, sin) = angles.unzip();
-        Self {
-            cos,
-            sin,
-            half: inv_freq.len(),
+        let both = cos.own().iter_mut().zip(sin.own());
+        for (angle, (cos, sin)) in angles.zip(both) {
+            (*cos, *sin) = angle;
+        }
+        Self { cos, sin, half }
+    }
+
+    pub(super) fn angles(&self) -> Angles<'_> {
+        Angles {
+            cos: &self.cos,
+            sin: &self.sin,
+            half: self.half,
         }
     }
 
     /// Whether it is one of so many tokens' heads.
     pub(super) fn fits(&self, tokens: usize, head_dim: usize) -> bool {
-        2 * self.half <= head_dim && self.cos.len() == tokens * self.half
+        2 * self.half <= head_dim && self.cos.shape() == [tokens, self.half]
     }
+}
 
+impl Angles<'_> {
     /// Rotates a head of token `row`.
     #[inline(always)]
-    fn rotate(&self, row: usize, head: &mut [f32]) {
+    fn rotate(self, row: usize, head: &mut [f32]) {
         let half = self.half;
         let cos = &self.cos[row * half..][..half];
         let sin = &self.sin[row * half..][..half];
@@ -63,7 +83,7 @@ pub(super) struct Way<'a> {
     /// `[head_dim]`: each is normed by itself.
     pub(super) norm: Option<&'a [f32]>,
     /// It fits. Each is rotated then.
-    pub(super) rotation: Option<&'a Rotation>,
+    pub(super) rotation: Option<Angles<'a>>,
 }
 
 /// As [`crate::backend::Backend::norm_rotate`] says, in place, with the heads
@@ -134,7 +154,7 @@ impl Cpu {
                 && rotation.is_none_or(|rotation| rotation.fits(tokens, head_dim));
             if !fits {
                 let norm = norm.map(Array::shape);
-                let angles = rotation.map(|rotation| rotation.cos.len());
+                let angles = rotation.map(|rotation| rotation.cos.shape());
                 return Err(format!(
                     "{:?} of {tokens} tokens by a norm of {norm:?} and {angles:?} angles",
                     of[place].shape()
@@ -144,7 +164,7 @@ impl Cpu {
                 heads,
                 head_dim,
                 norm: norm.map(|norm| &**norm),
-                rotation,
+                rotation: rotation.map(Rotation::angles),
             };
         }
         let heads = of.each_mut().map(Array::own);

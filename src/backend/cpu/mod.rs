@@ -33,7 +33,7 @@ use super::samplers::{self, Samplers};
 use super::threads::{self, Threads};
 use super::{
     Activation, AttentionSettings, Backend, BackendError, DeltaGates, Draw, Dtype, ExpertWeights,
-    MatrixWeights, MemoryUse, RawKv, RawTensor, Span, StateSpan, TokenSource,
+    MatrixWeights, MemoryUse, RawKv, RawTensor, ShortList, Span, StateSpan, TokenSource,
 };
 pub use array::Array;
 use array::{Pool, Shape};
@@ -63,6 +63,7 @@ pub struct Cpu {
     pool: Rc<Pool>,
     scratch: RefCell<weights::Scratch>,
     attention: RefCell<attention::Scratch>,
+    routing: RefCell<experts::Routing>,
     samplers: RefCell<Samplers>,
 }
 
@@ -89,6 +90,7 @@ impl Cpu {
             pool: Rc::default(),
             scratch: RefCell::default(),
             attention: RefCell::default(),
+            routing: RefCell::default(),
             samplers: RefCell::default(),
         }
     }
@@ -130,7 +132,7 @@ impl Backend for Cpu {
     type Tensor = Array;
     type Matrix = Matrix;
     type Experts = Experts;
-    type Tokens = Vec<u32>;
+    type Tokens = ShortList<u32>;
     type Rotation = Rotation;
     type Kv = Kv;
 
@@ -185,11 +187,14 @@ impl Backend for Cpu {
         Experts::load(&weights, self).map_err(failed("experts"))
     }
 
-    fn tokens(&self, parts: &[TokenSource<'_, Vec<u32>>]) -> Result<Vec<u32>, BackendError> {
+    fn tokens(
+        &self,
+        parts: &[TokenSource<'_, ShortList<u32>>],
+    ) -> Result<ShortList<u32>, BackendError> {
         Ok(samplers::fed_on(parts))
     }
 
-    fn embed(&self, table: &Matrix, ids: &Vec<u32>) -> Result<Array, BackendError> {
+    fn embed(&self, table: &Matrix, ids: &ShortList<u32>) -> Result<Array, BackendError> {
         let (count, columns) = (table.count(), table.columns());
         if let Some(id) = ids.iter().find(|&&id| id as usize >= count) {
             return Err(failed("embed")(format!("row {id} of a table of {count}")));
@@ -275,7 +280,7 @@ impl Backend for Cpu {
         inv_freq: &[f32],
         magnitudes: &[f32],
     ) -> Result<Rotation, BackendError> {
-        Ok(Rotation::new(positions, inv_freq, magnitudes))
+        Ok(Rotation::new(self, positions, inv_freq, magnitudes))
     }
 
     fn rotate(&self, x: Array, rotation: &Rotation) -> Result<Array, BackendError> {
@@ -475,7 +480,7 @@ impl Backend for Cpu {
         select().map_err(failed("select_rows"))
     }
 
-    fn sample(&self, logits: &Array, draws: &[Draw]) -> Result<Vec<u32>, BackendError> {
+    fn sample(&self, logits: &Array, draws: &[Draw]) -> Result<ShortList<u32>, BackendError> {
         let sample = || {
             let (_, vocabulary) = logits.rows_and_columns()?;
             let mut samplers = self.samplers.borrow_mut();
@@ -484,7 +489,7 @@ impl Backend for Cpu {
         sample().map_err(failed("sample"))
     }
 
-    fn start(&self, _: &[&Array], _: &[&Vec<u32>]) -> Result<(), BackendError> {
+    fn start(&self, _: &[&Array], _: &[&ShortList<u32>]) -> Result<(), BackendError> {
         Ok(())
     }
 
@@ -496,7 +501,7 @@ impl Backend for Cpu {
         Ok(x.to_vec())
     }
 
-    fn read_tokens(&self, tokens: &Vec<u32>) -> Result<Vec<Option<u32>>, BackendError> {
+    fn read_tokens(&self, tokens: &ShortList<u32>) -> Result<ShortList<Option<u32>>, BackendError> {
         Ok(samplers::drawn(tokens))
     }
 }

@@ -8,7 +8,7 @@ use pulp::{Arch, Simd, WithSimd};
 
 use super::elementwise::sigmoid;
 use super::{Array, Cpu, Result};
-use crate::backend::{DeltaGates, StateSpan};
+use crate::backend::{DeltaGates, ShortList, StateSpan};
 
 /// Rows of a state that meet a token at once: with 16 registers, their sums
 /// and what they learn, and the key and the query.
@@ -33,10 +33,11 @@ pub(super) fn causal_conv(
     let carried = taps - 1;
     check_spans(rows, &[carried, channels], spans)?;
     // What each sequence carried before: nothing of those that begin.
-    let before: Vec<Option<Array>> = spans.iter().map(|span| span.state.clone()).collect();
-    let nothing = vec![0.0; channels];
+    let before: ShortList<Option<Array>> = spans.iter().map(|span| span.state.clone()).collect();
+    let mut nothing = cpu.pool.array([channels]);
+    nothing.own().fill(0.0);
     // Of each row, its span and that one's first row.
-    let mut places = Vec::with_capacity(rows);
+    let mut places = ShortList::with_capacity(rows);
     for (index, span) in spans.iter().enumerate() {
         places.resize(places.len() + span.tokens, (index, places.len()));
     }
@@ -47,11 +48,11 @@ pub(super) fn causal_conv(
             *out = weights[tap];
         }
     }
-    let before: Vec<Option<&[f32]>> = before.iter().map(|state| state.as_deref()).collect();
-    let (x, by_tap) = (&**x, &*by_tap);
+    let before: ShortList<Option<&[f32]>> = before.iter().map(|state| state.as_deref()).collect();
+    let (x, by_tap, nothing) = (&**x, &*by_tap, &*nothing);
     // The row that is `place` rows after the first one `span` carries.
     let row = |(span, first): (usize, usize), place: usize| match place.checked_sub(carried) {
-        None => before[span].map_or(&nothing[..], |state: &[f32]| {
+        None => before[span].map_or(nothing, |state: &[f32]| {
             &state[place * channels..][..channels]
         }),
         Some(place) => &x[(first + place) * channels..][..channels],
@@ -72,7 +73,7 @@ pub(super) fn causal_conv(
             });
         });
     let mut first = 0;
-    let mut left = Vec::with_capacity(spans.len());
+    let mut left = ShortList::with_capacity(spans.len());
     for (index, span) in spans.iter().enumerate() {
         left.push((span.tokens > 0 && carried > 0).then(|| {
             let mut last = cpu.pool.array([carried, channels]);
@@ -174,52 +175,41 @@ pub(super) fn gated_delta(
     let state_shape = [heads, value_dim, key_dim];
     check_spans(rows, &state_shape, spans)?;
     let (decay, beta) = self::gates(gates);
+    let (q, k, v, decay, beta) = (&**q, &**k, &**v, &*decay, &*beta);
     let arch = Arch::new();
-    // New ones: the old may be somebody else's.
-    let mut states: Vec<Array> = Vec::with_capacity(spans.len());
-    for span in spans.iter() {
-        states.push(match &*span.state {
-            Some(state) => cpu.pool.filled(state_shape, state),
-            None => {
-                let mut state = cpu.pool.array(state_shape);
-                state.own().fill(0.0);
-                state
-            }
-        });
-    }
     // Head after head within each span, so that each writes its own part.
     let mut by_head = cpu.pool.array([rows, heads, value_dim]);
-    let mut jobs = Vec::with_capacity(spans.len() * heads);
     let mut outputs = by_head.own();
     let mut first = 0;
-    for (span, state) in spans.iter().zip(&mut states) {
-        let states = state.own().chunks_exact_mut(value_dim * key_dim);
-        for (head, state) in states.enumerate() {
-            let (output, rest) = std::mem::take(&mut outputs).split_at_mut(span.tokens * value_dim);
-            outputs = rest;
-            let key_head = head / (heads / key_heads);
-            jobs.push(Head {
-                q: Rows::new(q, first, key_heads, key_head, key_dim),
-                k: Rows::new(k, first, key_heads, key_head, key_dim),
-                v: Rows::new(v, first, heads, head, value_dim),
-                decay: Rows::new(&decay, first, heads, head, 1),
-                beta: Rows::new(&beta, first, heads, head, 1),
-                state,
-                output,
-            });
-        }
+    for span in spans.iter_mut().filter(|span| span.tokens > 0) {
+        let (output, rest) = outputs.split_at_mut(span.tokens * heads * value_dim);
+        outputs = rest;
+        // A new one: the old may be somebody else's.
+        let mut state = cpu.pool.array(state_shape);
+        let before = span.state.as_deref();
+        let head_size = value_dim * key_dim;
+        cpu.threads.for_each_chunks(
+            [state.own(), output],
+            [head_size, span.tokens * value_dim],
+            |head, [state, output]| {
+                match before {
+                    Some(before) => state.copy_from_slice(&before[head * head_size..][..head_size]),
+                    None => state.fill(0.0),
+                }
+                let key_head = head / (heads / key_heads);
+                arch.dispatch(Head {
+                    q: Rows::new(q, first, key_heads, key_head, key_dim),
+                    k: Rows::new(k, first, key_heads, key_head, key_dim),
+                    v: Rows::new(v, first, heads, head, value_dim),
+                    decay: Rows::new(decay, first, heads, head, 1),
+                    beta: Rows::new(beta, first, heads, head, 1),
+                    state,
+                    output,
+                });
+            },
+        );
+        *span.state = Some(state);
         first += span.tokens;
-    }
-    cpu.threads.for_each_chunk(&mut jobs, 1, |_, job| {
-        for job in job {
-            arch.dispatch(job.reborrow());
-        }
-    });
-    drop(jobs);
-    for (span, state) in spans.iter_mut().zip(states) {
-        if span.tokens > 0 {
-            *span.state = Some(state);
-        }
     }
     if spans.iter().all(|span| span.tokens <= 1) {
         return Ok(by_head);
@@ -231,17 +221,21 @@ pub(super) fn gated_delta(
 
 /// What is left of each head's state at each token, and how much of the new is
 /// taken in, `[T, heads]` each.
-pub(super) fn gates(gates: &DeltaGates<'_, Array>) -> (Vec<f32>, Vec<f32>) {
-    let rates: Vec<f32> = gates.a_log.iter().map(|x| x.exp()).collect();
-    let mut decay = gates.a.to_vec();
-    for token in decay.chunks_exact_mut(rates.len()) {
-        for ((a, rate), bias) in token.iter_mut().zip(&rates).zip(&**gates.dt_bias) {
+fn gates(gates: &DeltaGates<'_, Array>) -> (Array, Array) {
+    let mut rates = gates.a_log.clone();
+    rates.own().iter_mut().for_each(|x| *x = x.exp());
+    let mut decay = gates.a.clone();
+    for token in decay.own().chunks_exact_mut(rates.len()) {
+        for ((a, rate), bias) in token.iter_mut().zip(&*rates).zip(&**gates.dt_bias) {
             let x = *a + bias;
             let softplus = x.max(0.0) + (-x.abs()).exp().ln_1p();
             *a = (-rate * softplus).exp();
         }
     }
-    let beta = gates.b.iter().map(|b| 1.0 / (1.0 + (-b).exp())).collect();
+    let mut beta = gates.b.clone();
+    beta.own()
+        .iter_mut()
+        .for_each(|b| *b = 1.0 / (1.0 + (-*b).exp()));
     (decay, beta)
 }
 
@@ -278,10 +272,8 @@ struct Rows<'a> {
 impl<'a> Rows<'a> {
     fn new(all: &'a [f32], first: usize, heads: usize, head: usize, width: usize) -> Self {
         let stride = heads * width;
-        // Of a span without rows there may be nothing left.
-        let elements = all.get(first * stride + head * width..).unwrap_or(&[]);
         Self {
-            elements,
+            elements: &all[first * stride + head * width..],
             stride,
             width,
         }
@@ -330,15 +322,6 @@ impl WithSimd for Head<'_> {
 }
 
 impl Head<'_> {
-    /// The same, lent.
-    fn reborrow(&mut self) -> Head<'_> {
-        Head {
-            state: &mut *self.state,
-            output: &mut *self.output,
-            ..*self
-        }
-    }
-
     /// `R` rows of the state from `first` on meet all tokens.
     #[inline(always)]
     fn rows<S: Simd, const R: usize>(&mut self, simd: S, first: usize) {

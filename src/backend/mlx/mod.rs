@@ -29,7 +29,7 @@ use mlx_rs::{Array, Device, DeviceType, fast, ops};
 
 use super::{
     Activation, AttentionSettings, Backend, BackendError, DeltaGates, Draw, Dtype, ExpertWeights,
-    MatrixWeights, MemoryUse, RawKv, RawTensor, Span, StateSpan, TokenSource,
+    MatrixWeights, MemoryUse, RawKv, RawTensor, ShortList, Span, StateSpan, TokenSource,
 };
 use activation::Activations;
 use array::{element_type, from_raw, length, to_raw};
@@ -387,7 +387,7 @@ impl Backend for Mlx {
         })
     }
 
-    fn read_tokens(&self, tokens: &Tokens) -> Result<Vec<Option<u32>>, BackendError> {
+    fn read_tokens(&self, tokens: &Tokens) -> Result<ShortList<Option<u32>>, BackendError> {
         tokens.read()
     }
 }

@@ -8,7 +8,7 @@ use mlx_rs::transforms::eval;
 use mlx_rs::{Array, Dtype};
 
 use super::failed;
-use crate::backend::{BackendError, Draw, TokenSource};
+use crate::backend::{BackendError, Draw, ShortList, TokenSource};
 
 /// Token ids of a step.
 pub struct Tokens {
@@ -61,7 +61,7 @@ impl Tokens {
     }
 
     /// Waits for them.
-    pub(super) fn read(&self) -> Result<Vec<Option<u32>>, BackendError> {
+    pub(super) fn read(&self) -> Result<ShortList<Option<u32>>, BackendError> {
         let op = "read_tokens";
         eval(self.arrays()).map_err(failed(op))?;
         let unreadable = |error: mlx_rs::error::ConversionError| BackendError {

@@ -10,7 +10,7 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::backend::{BackendChoice, MemoryUse};
-use crate::model::{Draw, Fingerprint, Input, ModelError, ModelInfo, RawKv, Step, Tokens};
+use crate::model::{Draw, Fingerprint, Input, ModelError, ModelInfo, RawKv, Submitted, Tokens};
 
 const LONG: Duration = Duration::from_secs(30);
 
@@ -262,7 +262,7 @@ impl Model for Slow {
     fn memory(&self) -> Option<MemoryUse> {
         self.0.memory()
     }
-    fn submit(&mut self, batch: &[Input<'_>]) -> Result<Box<dyn Step>, ModelError> {
+    fn submit(&mut self, batch: &[Input<'_>]) -> Result<Submitted, ModelError> {
         self.0.submit(batch)
     }
 }

@@ -2,6 +2,8 @@
 
 use std::ops::Range;
 
+use crate::model::ShortList;
+
 /// A request's name within the engine.
 pub(in crate::engine) type RequestId = u64;
 
@@ -114,7 +116,7 @@ pub(in crate::engine) struct Plan {
     pub(in crate::engine) refused: Vec<Refused>,
     pub(in crate::engine) actions: Vec<Action>,
     /// Empty when there is nothing to evaluate; then nobody is waiting.
-    pub(in crate::engine) parts: Vec<Part>,
+    pub(in crate::engine) parts: ShortList<Part>,
 }
 
 /// A request that can never run.

@@ -119,7 +119,7 @@ impl World {
     }
 
     /// Plans, checks the plan and carries it out; what it drew is not said.
-    fn plan(&mut self) -> Vec<Part> {
+    fn plan(&mut self) -> ShortList<Part> {
         self.round += 1;
         let plan = self.scheduler.plan();
         for refused in plan.refused {

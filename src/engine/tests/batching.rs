@@ -123,7 +123,7 @@ impl Model for Stepped {
     fn memory(&self) -> Option<MemoryUse> {
         self.inner.memory()
     }
-    fn submit(&mut self, batch: &[Input<'_>]) -> Result<Box<dyn Step>, ModelError> {
+    fn submit(&mut self, batch: &[Input<'_>]) -> Result<Submitted, ModelError> {
         // A test that is over lets everything pass.
         let _ = self.about_to.send(());
         match self.leave.recv() {

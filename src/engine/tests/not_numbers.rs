@@ -1,10 +1,11 @@
 //! A sequence whose logits are not numbers, beside others.
 
 use std::collections::BTreeMap;
+use std::rc::Rc;
 
 use super::batching::{alone, asks, encode, expected, usage, user};
 use super::*;
-use crate::model::Logits;
+use crate::model::{Logits, ShortList};
 
 /// The token that marks the prompt of the sequence that goes wrong.
 const MARK: u32 = 1999;
@@ -48,7 +49,7 @@ impl Model for Unsound {
     fn memory(&self) -> Option<MemoryUse> {
         self.inner.memory()
     }
-    fn submit(&mut self, batch: &[Input<'_>]) -> Result<Box<dyn Step>, ModelError> {
+    fn submit(&mut self, batch: &[Input<'_>]) -> Result<Submitted, ModelError> {
         let mut without = None;
         let drawing = batch.iter().filter(|input| input.draw.is_some());
         for (place, input) in drawing.enumerate() {
@@ -63,13 +64,13 @@ impl Model for Unsound {
             }
         }
         let inner = self.inner.submit(batch)?;
-        Ok(Box::new(Without { inner, without }))
+        Ok(Submitted::new(Rc::new(Without { inner, without })))
     }
 }
 
 /// A step one of whose rows was no numbers.
 struct Without {
-    inner: Box<dyn Step>,
+    inner: Submitted,
     without: Option<usize>,
 }
 
@@ -77,7 +78,7 @@ impl Step for Without {
     fn wait(&self) -> Result<(), ModelError> {
         self.inner.wait()
     }
-    fn tokens(&self) -> Result<Vec<Option<u32>>, ModelError> {
+    fn tokens(&self) -> Result<ShortList<Option<u32>>, ModelError> {
         let mut tokens = self.inner.tokens()?;
         if let Some(place) = self.without {
             tokens[place] = None;
@@ -90,6 +91,8 @@ impl Step for Without {
     fn row(&self, place: usize) -> Result<Vec<f32>, ModelError> {
         self.inner.row(place)
     }
+    // With it goes the inner one.
+    fn forget(&self) {}
 }
 
 #[tokio::test]

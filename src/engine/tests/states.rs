@@ -115,7 +115,7 @@ impl Model for Stateful {
     fn memory(&self) -> Option<MemoryUse> {
         self.inner.memory()
     }
-    fn submit(&mut self, batch: &[Input<'_>]) -> Result<Box<dyn Step>, ModelError> {
+    fn submit(&mut self, batch: &[Input<'_>]) -> Result<Submitted, ModelError> {
         for input in batch {
             let (len, _) = self.sequences.get_mut(&input.sequence).unwrap();
             *len += match input.tokens {

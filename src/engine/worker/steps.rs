@@ -10,11 +10,11 @@ use super::{Job, Worker};
 use crate::engine::EngineError;
 use crate::engine::generation::Generation;
 use crate::engine::scheduler::Part;
-use crate::model::{Input, ModelError, Step, Tokens};
+use crate::model::{Input, ModelError, ShortList, Submitted, Tokens};
 
 /// A step on its way.
 struct Flight {
-    step: Box<dyn Step>,
+    step: Submitted,
     /// When it was set off: where steps are evaluated in the background, the
     /// one before may have been under way still.
     began: Instant,
@@ -22,7 +22,7 @@ struct Flight {
 
 impl Worker<'_> {
     /// Evaluates a step and those that can be set off before it is read.
-    pub(super) fn step(&mut self, mut parts: Vec<Part>, queue: &mpsc::Receiver<Job>) {
+    pub(super) fn step(&mut self, mut parts: ShortList<Part>, queue: &mpsc::Receiver<Job>) {
         // Those whose sequence could not be had have failed already.
         parts.retain(|part| self.generations.contains_key(&part.request));
         if parts.is_empty() {
@@ -68,7 +68,7 @@ impl Worker<'_> {
     }
 
     fn submit(&mut self, parts: &[Part], drawn: bool) -> Result<Flight, ModelError> {
-        let mut inputs = Vec::with_capacity(parts.len());
+        let mut inputs = ShortList::with_capacity(parts.len());
         for part in parts {
             let generation = self.generations.get_mut(&part.request);
             let Some(&sequence) = self.sequences.get(&part.slot) else {

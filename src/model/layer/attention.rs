@@ -1,8 +1,10 @@
 //! Attention: queries, keys and values of a step, normed and rotated, each
 //! sequence's rows over its own keys and values.
 
+use smallvec::smallvec;
+
 use super::Part;
-use crate::backend::{AttentionSettings, Backend, Span};
+use crate::backend::{AttentionSettings, Backend, ShortList, Span};
 use crate::model::ModelError;
 use crate::model::config::{DecoderConfig, QkNorm};
 use crate::model::linear::{Linear, Loader};
@@ -39,10 +41,10 @@ impl<B: Backend> Rotations<B> {
         rope: &Rope,
         positions: &[u32],
     ) -> Result<Self, ModelError> {
-        let plain = vec![rope.magnitude; positions.len()];
+        let plain: ShortList<f32> = smallvec![rope.magnitude; positions.len()];
         let grown = rope.query_growth.map(|growth| {
             let grown = |&position: &u32| rope.magnitude * growth.at(position as usize);
-            positions.iter().map(grown).collect::<Vec<f32>>()
+            positions.iter().map(grown).collect::<ShortList<f32>>()
         });
         let rotation = |magnitudes: &[f32]| backend.rotation(positions, &rope.inv_freq, magnitudes);
         // Up to the first step of its growth a query is what it is elsewhere.
@@ -154,7 +156,7 @@ impl<B: Backend> Attention<B> {
             window: self.window,
             sinks: self.sinks.as_ref(),
         };
-        let mut spans: Vec<_> = parts
+        let mut spans: ShortList<_> = parts
             .iter_mut()
             .map(|part| Span {
                 tokens: part.tokens,

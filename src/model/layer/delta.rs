@@ -102,8 +102,8 @@ impl<B: Backend> DeltaNet<B> {
     ) -> Result<B::Tensor, ModelError> {
         let own = &self.config;
         let qkv = self.qkv.forward(backend, x)?;
-        let mut spans = state_spans(parts, self.slot, |state| &mut state.conv);
-        let qkv = backend.causal_conv(&qkv, &self.conv, true, &mut spans)?;
+        let convolved = |spans: &mut [_]| backend.causal_conv(&qkv, &self.conv, true, spans);
+        let qkv = convolved(&mut state_spans(parts, self.slot, |state| &mut state.conv))?;
         let heads = |columns, heads| {
             let columns = backend.columns(&qkv, columns)?;
             backend.split_heads(columns, heads)
@@ -122,8 +122,8 @@ impl<B: Backend> DeltaNet<B> {
             a_log: &self.a_log,
             dt_bias: &self.dt_bias,
         };
-        let mut spans = state_spans(parts, self.slot, |state| &mut state.delta);
-        let said = backend.gated_delta(&q, &k, &v, &gates, &mut spans)?;
+        let spans = &mut state_spans(parts, self.slot, |state| &mut state.delta);
+        let said = backend.gated_delta(&q, &k, &v, &gates, spans)?;
         let said = backend.rms_norm(&said, &self.norm, config.norm_eps)?;
         let said = backend.merge_heads(said)?;
         let z = self.z.forward(backend, x)?;

@@ -10,7 +10,7 @@ use super::ModelError;
 use super::config::{DecoderConfig, LayerConfig, NormPlacement, OperatorConfig};
 use super::linear::Loader;
 use super::sequence::{Carried, State};
-use crate::backend::{Backend, StateSpan};
+use crate::backend::{Backend, ShortList, StateSpan};
 use attention::Attention;
 pub(super) use attention::Rotations;
 use conv::ShortConv;
@@ -44,7 +44,7 @@ fn state_spans<'a, B: Backend>(
     parts: &'a mut [Part<'_, B>],
     slot: usize,
     tensor: impl Fn(&mut State<B>) -> &mut Option<B::Tensor>,
-) -> Vec<StateSpan<'a, B::Tensor>> {
+) -> ShortList<StateSpan<'a, B::Tensor>> {
     let spans = parts.iter_mut().map(|part| StateSpan {
         tokens: part.tokens,
         state: tensor(&mut part.carried.states[slot]),

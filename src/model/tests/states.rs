@@ -136,7 +136,7 @@ impl WithBackend for Held {
         let id = decoder.open().unwrap();
         // One token is less than a convolution sees.
         forward(&mut decoder, &[silent(id, &[1])]);
-        let (backend, sequence) = decoder.parts(id);
+        let (backend, sequence) = decoder.parts(id).unwrap();
         let bytes = |x: &B::Tensor| backend.read(x).unwrap().len() * backend.element_type(x).size();
         let states = sequence.carried.states.iter();
         let states = states.flat_map(|state| state.conv.iter().chain(&state.delta));

@@ -32,7 +32,7 @@ fn a_decay_of_next_to_nothing_is_not_rounded_to_none() {
             a_log: &cpu.pool.filled([1], &[a_log]),
             dt_bias: &cpu.pool.filled([1], &[0.0]),
         });
-        for (a, decay) in a.iter().zip(decay) {
+        for (a, &decay) in a.iter().zip(&*decay) {
             let softplus = f64::from(*a).exp().ln_1p();
             let expected = (-f64::from(a_log).exp() * softplus).exp();
             // What is rounded is multiplied by g ln g, at most 1 / e.
