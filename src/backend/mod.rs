@@ -130,7 +130,7 @@ pub trait Backend: 'static {
     type Matrix;
     /// The gated MLPs of a layer's experts.
     type Experts;
-    /// Token ids of a step, on the device.
+    /// Token ids that a step drew, on the device.
     type Tokens;
     /// Rotary angles of one step.
     type Rotation;
@@ -177,14 +177,13 @@ pub trait Backend: 'static {
     /// shapes agree with one another.
     fn experts(&self, weights: ExpertWeights) -> Result<Self::Experts, BackendError>;
 
-    /// The token ids of a step, part after part.
-    fn tokens(&self, parts: &[TokenSource<'_, Self::Tokens>])
-    -> Result<Self::Tokens, BackendError>;
-
-    /// Rows `ids` of `table` `[vocabulary, hidden]`: `[T, hidden]`. Every id
-    /// must be below the number of rows.
-    fn embed(&self, table: &Self::Matrix, ids: &Self::Tokens)
-    -> Result<Self::Tensor, BackendError>;
+    /// Rows of `table` `[vocabulary, hidden]`, those of a step's token ids, part
+    /// after part: `[T, hidden]`. Every id must be below the number of rows.
+    fn embed(
+        &self,
+        table: &Self::Matrix,
+        ids: &[TokenSource<'_, Self::Tokens>],
+    ) -> Result<Self::Tensor, BackendError>;
 
     /// `x` times the transposed `weight`: `[T, in]` to `[T, out]`.
     fn project(
@@ -249,12 +248,12 @@ pub trait Backend: 'static {
 
     /// The angles of tokens at `positions` (one a row of the batch) for the
     /// inverse frequencies `inv_freq` (half of the rotated dimensions), and
-    /// what the rotated dimensions of each row are multiplied by.
+    /// what the rotated dimensions of a row are multiplied by, by its position.
     fn rotation(
         &self,
         positions: &[u32],
         inv_freq: &[f32],
-        magnitudes: &[f32],
+        magnitude: impl Fn(u32) -> f32,
     ) -> Result<Self::Rotation, BackendError>;
 
     /// Rotates the first dimensions of each head of `[T, heads, head_dim]`,

@@ -63,15 +63,17 @@ impl Samplers {
     }
 }
 
-/// As [`super::Backend::tokens`] says, of ids that [`Samplers::sample`] gave.
-pub(super) fn fed_on(parts: &[TokenSource<'_, ShortList<u32>>]) -> ShortList<u32> {
+/// The ids a step is fed, as [`super::Backend::embed`] says, of those that
+/// [`Samplers::sample`] gave; `into` holds nothing else then.
+pub(super) fn fed_on(parts: &[TokenSource<'_, ShortList<u32>>], into: &mut Vec<u32>) {
     let parts = parts.iter().map(|part| match part {
         TokenSource::Given(ids) => *ids,
         TokenSource::Drawn(ids, place) => &ids[*place..=*place],
     });
     // What is fed on is an id of the vocabulary.
     let id = |&id: &u32| if id == NONE { 0 } else { id };
-    parts.flatten().map(id).collect()
+    into.clear();
+    into.extend(parts.flatten().map(id));
 }
 
 /// As [`super::Backend::read_tokens`] says, of ids that [`Samplers::sample`]

@@ -36,6 +36,8 @@ pub(super) struct Decoder<B: Backend> {
     sequences: BTreeMap<SequenceId, Option<Sequence<B>>>,
     next_sequence: u64,
     evaluations: Evaluations<B>,
+    /// Those of a step's tokens, one sequence's after the other's.
+    positions: Vec<u32>,
     /// Shared with the steps that are not over. The last field: everything it
     /// made is gone when it goes.
     backend: Rc<B>,
@@ -97,6 +99,7 @@ impl<B: Backend> Decoder<B> {
             sequences: BTreeMap::new(),
             next_sequence: 0,
             evaluations: Evaluations::new(),
+            positions: Vec::new(),
             backend: Rc::new(backend),
         })
     }
@@ -148,12 +151,12 @@ impl<B: Backend> Decoder<B> {
         Ok(())
     }
 
-    /// The step's token ids, on the device.
-    fn tokens(
+    /// The embeddings of the step's tokens, `[T, hidden]`.
+    fn embedded(
         &self,
         batch: &[Input<'_>],
         sequences: &[Sequence<B>],
-    ) -> Result<B::Tokens, ModelError> {
+    ) -> Result<B::Tensor, ModelError> {
         let sources: ShortList<_> = batch
             .iter()
             .zip(sequences)
@@ -166,34 +169,33 @@ impl<B: Backend> Decoder<B> {
                 }
             })
             .collect();
-        Ok(self.backend.tokens(&sources)?)
+        let x = self.backend.embed(&self.embedding, &sources)?;
+        match self.config.embedding_scale {
+            1.0 => Ok(x),
+            scale => Ok(self.backend.scale(x, scale)?),
+        }
     }
 
     /// The hidden states `[T, hidden]` after the last layer; the sequences
     /// carry on what they are to.
     fn hidden_states(
-        &self,
+        &mut self,
         batch: &[Input<'_>],
         sequences: &mut [Sequence<B>],
     ) -> Result<B::Tensor, ModelError> {
-        let tokens = self.tokens(batch, sequences)?;
-        let positions: ShortList<u32> = batch
-            .iter()
-            .zip(sequences.iter())
-            .flat_map(|(input, sequence)| {
-                (sequence.len..sequence.len + input.tokens.count()).map(|position| position as u32)
-            })
-            .collect();
+        self.positions.clear();
+        for (input, sequence) in batch.iter().zip(sequences.iter()) {
+            let positions = sequence.len..sequence.len + input.tokens.count();
+            self.positions
+                .extend(positions.map(|position| position as u32));
+        }
         let rotations = self
             .config
             .ropes
             .iter()
-            .map(|rope| Rotations::new(&*self.backend, rope, &positions))
+            .map(|rope| Rotations::new(&*self.backend, rope, &self.positions))
             .collect::<Result<ShortList<_>, _>>()?;
-        let mut x = self.backend.embed(&self.embedding, &tokens)?;
-        if self.config.embedding_scale != 1.0 {
-            x = self.backend.scale(x, self.config.embedding_scale)?;
-        }
+        let embedded = self.embedded(batch, sequences)?;
         let mut parts: ShortList<_> = batch
             .iter()
             .zip(sequences.iter_mut())
@@ -202,7 +204,7 @@ impl<B: Backend> Decoder<B> {
                 carried: &mut sequence.carried,
             })
             .collect();
-        let mut stream = Residual::new(x);
+        let mut stream = Residual::new(embedded);
         for layer in &self.layers {
             stream = layer.forward(&self.backend, &self.config, stream, &rotations, &mut parts)?;
         }

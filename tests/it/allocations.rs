@@ -12,7 +12,7 @@ use llm_server::backend::{
 };
 use llm_server::blob::Blob;
 use llm_server::demo;
-use llm_server::model::{self, Input, Tokens};
+use llm_server::model::{self, Input, Model, SequenceId, Tokens};
 
 /// Positions of a page of keys and values.
 const PAGE: usize = 32;
@@ -91,10 +91,21 @@ fn a_step_s_draws_allocate_nothing() {
     }
 }
 
-/// Of a whole model's step that decodes: nothing at all, and at the end of a
-/// page of keys and values the next page.
+/// The same step of each sequence, and the tokens drawn after it.
+fn step(model: &mut dyn Model, sequences: &[SequenceId], tokens: Tokens<'_>) {
+    let inputs = sequences.iter().map(|&sequence| Input {
+        sequence,
+        tokens,
+        draw: Some(Draw::GREEDY),
+    });
+    let step = model.submit(&inputs.collect::<ShortList<_>>()).unwrap();
+    assert_eq!(step.tokens().unwrap().len(), sequences.len());
+}
+
+/// Of a whole model's step: nothing at all, and at the end of a page of keys
+/// and values the next page.
 #[test]
-fn a_step_of_decoding_allocates_pages_of_keys_and_values_and_no_more() {
+fn a_step_allocates_pages_of_keys_and_values_and_no_more() {
     for choice in [BackendChoice::Candle, BackendChoice::CandleF32] {
         for streams in [1, 8, USUAL_SEQUENCES] {
             let settings = BackendSettings {
@@ -103,38 +114,39 @@ fn a_step_of_decoding_allocates_pages_of_keys_and_values_and_no_more() {
             };
             let mut model = model::load(&demo::files(), settings, &()).unwrap();
             let pages = (model.info().kv.layers * streams) as u64;
-            let sequences: Vec<_> = (0..streams).map(|_| model.open().unwrap()).collect();
-            let mut step = |tokens: &[u32], drawn: bool| {
-                let inputs: ShortList<Input<'_>> = sequences
-                    .iter()
-                    .map(|&sequence| Input {
-                        sequence,
-                        tokens: match drawn {
-                            true => Tokens::Drawn,
-                            false => Tokens::Given(tokens),
-                        },
-                        draw: Some(Draw::GREEDY),
-                    })
-                    .collect();
-                let step = model.submit(&inputs).unwrap();
-                assert_eq!(step.tokens().unwrap().len(), streams);
-            };
-            // The prompt, and a step of each kind.
-            step(&[1, 2, 3], false);
-            step(&[4], false);
-            step(&[], true);
+            let mut sequences: Vec<_> = (0..streams).map(|_| model.open().unwrap()).collect();
+            // A prompt in two pieces, and a step of each kind.
+            let prompt: Vec<u32> = (1..PAGE as u32 - 2).collect();
+            step(&mut *model, &sequences, Tokens::Given(&prompt[..4]));
+            step(&mut *model, &sequences, Tokens::Given(&prompt[4..]));
+            step(&mut *model, &sequences, Tokens::Given(&[4]));
+            step(&mut *model, &sequences, Tokens::Drawn);
+            // Others, when there was all of it once.
+            for sequence in &mut sequences {
+                model.close(*sequence);
+                *sequence = model.open().unwrap();
+            }
+            step(&mut *model, &sequences, Tokens::Given(&prompt[..4]));
+            let rest = Tokens::Given(&prompt[4..]);
+            let counted = measure(|| step(&mut *model, &sequences, rest));
+            let what = format!("{choice:?}, {streams} prompts: {counted:?}");
+            assert_eq!(counted.count_total, 0, "{what}");
             let mut ends = 0;
-            for len in 5..3 * PAGE {
-                let what = format!("{choice:?}, {streams} streams, {len} tokens");
-                let counted = measure(|| step(&[len as u32], len % 3 == 0));
+            for len in prompt.len()..3 * PAGE {
+                let token = [len as u32];
+                let tokens = match len % 3 {
+                    0 => Tokens::Drawn,
+                    _ => Tokens::Given(&token),
+                };
+                let counted = measure(|| step(&mut *model, &sequences, tokens));
+                let what = format!("{choice:?}, {streams} streams, {len} tokens: {counted:?}");
                 if len % PAGE != 0 {
-                    assert_eq!(counted.count_total, 0, "{what}: {counted:?}");
+                    assert_eq!(counted.count_total, 0, "{what}");
                     continue;
                 }
                 // What holds each page, and now and then the list of a
                 // sequence's grows, or there is memory for more of them.
-                let count = counted.count_total;
-                assert!((pages..3 * pages).contains(&count), "{what}: {counted:?}");
+                assert!((pages..3 * pages).contains(&counted.count_total), "{what}");
                 ends += 1;
             }
             assert_eq!(ends, 2);

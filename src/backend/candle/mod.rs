@@ -173,16 +173,15 @@ impl Backend for Candle {
         Experts::load(&weights, self).map_err(failed("experts"))
     }
 
-    fn tokens(
+    fn embed(
         &self,
-        parts: &[TokenSource<'_, ShortList<u32>>],
-    ) -> Result<ShortList<u32>, BackendError> {
-        Ok(samplers::fed_on(parts))
-    }
-
-    fn embed(&self, table: &Matrix, ids: &ShortList<u32>) -> Result<Tensor, BackendError> {
+        table: &Matrix,
+        ids: &[TokenSource<'_, ShortList<u32>>],
+    ) -> Result<Tensor, BackendError> {
+        let mut fed = Vec::new();
+        samplers::fed_on(ids, &mut fed);
         table
-            .rows(ids, &self.device, self.dtype)
+            .rows(&fed, &self.device, self.dtype)
             .map_err(failed("embed"))
     }
 
@@ -210,16 +209,16 @@ impl Backend for Candle {
         &self,
         positions: &[u32],
         inv_freq: &[f32],
-        magnitudes: &[f32],
+        magnitude: impl Fn(u32) -> f32,
     ) -> Result<Rotation, BackendError> {
         // In f64 and in one pass: at long positions an f32 product of
         // position and frequency is off by more than the angle's own step.
         let angles = |f: fn(f64) -> f64| {
             let values: Vec<f32> = positions
                 .iter()
-                .zip(magnitudes)
-                .flat_map(|(&position, &magnitude)| {
-                    let (position, magnitude) = (f64::from(position), f64::from(magnitude));
+                .flat_map(|&position| {
+                    let magnitude = f64::from(magnitude(position));
+                    let position = f64::from(position);
                     inv_freq
                         .iter()
                         .map(move |&freq| (f(position * f64::from(freq)) * magnitude) as f32)

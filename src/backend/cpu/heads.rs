@@ -26,12 +26,17 @@ impl Rotation {
     /// As [`crate::backend::Backend::rotation`] says. In f64 and in one pass:
     /// at long positions an f32 product of position and frequency is off by
     /// more than the angle's own step.
-    pub(super) fn new(cpu: &Cpu, positions: &[u32], inv_freq: &[f32], magnitudes: &[f32]) -> Self {
+    pub(super) fn new(
+        cpu: &Cpu,
+        positions: &[u32],
+        inv_freq: &[f32],
+        magnitude: impl Fn(u32) -> f32,
+    ) -> Self {
         let half = inv_freq.len();
         let shape = [positions.len(), half];
         let (mut cos, mut sin) = (cpu.pool.array(shape), cpu.pool.array(shape));
-        let angles = positions.iter().zip(magnitudes).flat_map(|(&at, &size)| {
-            let (at, size) = (f64::from(at), f64::from(size));
+        let angles = positions.iter().flat_map(|&at| {
+            let (at, size) = (f64::from(at), f64::from(magnitude(at)));
             inv_freq.iter().map(move |&freq| {
                 let (sin, cos) = (at * f64::from(freq)).sin_cos();
                 ((cos * size) as f32, (sin * size) as f32)

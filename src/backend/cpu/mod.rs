@@ -64,6 +64,8 @@ pub struct Cpu {
     scratch: RefCell<weights::Scratch>,
     attention: RefCell<attention::Scratch>,
     routing: RefCell<experts::Routing>,
+    /// The token ids of a step.
+    fed: RefCell<Vec<u32>>,
     samplers: RefCell<Samplers>,
 }
 
@@ -91,6 +93,7 @@ impl Cpu {
             scratch: RefCell::default(),
             attention: RefCell::default(),
             routing: RefCell::default(),
+            fed: RefCell::default(),
             samplers: RefCell::default(),
         }
     }
@@ -187,14 +190,14 @@ impl Backend for Cpu {
         Experts::load(&weights, self).map_err(failed("experts"))
     }
 
-    fn tokens(
+    fn embed(
         &self,
-        parts: &[TokenSource<'_, ShortList<u32>>],
-    ) -> Result<ShortList<u32>, BackendError> {
-        Ok(samplers::fed_on(parts))
-    }
-
-    fn embed(&self, table: &Matrix, ids: &ShortList<u32>) -> Result<Array, BackendError> {
+        table: &Matrix,
+        ids: &[TokenSource<'_, ShortList<u32>>],
+    ) -> Result<Array, BackendError> {
+        let mut fed = self.fed.borrow_mut();
+        samplers::fed_on(ids, &mut fed);
+        let ids = fed.as_slice();
         let (count, columns) = (table.count(), table.columns());
         if let Some(id) = ids.iter().find(|&&id| id as usize >= count) {
             return Err(failed("embed")(format!("row {id} of a table of {count}")));
@@ -278,9 +281,9 @@ impl Backend for Cpu {
         &self,
         positions: &[u32],
         inv_freq: &[f32],
-        magnitudes: &[f32],
+        magnitude: impl Fn(u32) -> f32,
     ) -> Result<Rotation, BackendError> {
-        Ok(Rotation::new(self, positions, inv_freq, magnitudes))
+        Ok(Rotation::new(self, positions, inv_freq, magnitude))
     }
 
     fn rotate(&self, x: Array, rotation: &Rotation) -> Result<Array, BackendError> {

@@ -146,12 +146,13 @@ impl Backend for Mlx {
         Experts::load(&weights, &self.memory)
     }
 
-    fn tokens(&self, parts: &[TokenSource<'_, Tokens>]) -> Result<Tokens, BackendError> {
-        Tokens::gather(parts).map_err(failed("tokens"))
-    }
-
-    fn embed(&self, table: &Matrix, ids: &Tokens) -> Result<Array, BackendError> {
-        table.rows(ids.ids()).map_err(failed("embed"))
+    fn embed(
+        &self,
+        table: &Matrix,
+        ids: &[TokenSource<'_, Tokens>],
+    ) -> Result<Array, BackendError> {
+        let rows = || table.rows(&Tokens::gather(ids)?);
+        rows().map_err(failed("embed"))
     }
 
     fn project(&self, x: &Array, weight: &Matrix) -> Result<Array, BackendError> {
@@ -177,18 +178,22 @@ impl Backend for Mlx {
         &self,
         positions: &[u32],
         inv_freq: &[f32],
-        magnitudes: &[f32],
+        magnitude: impl Fn(u32) -> f32,
     ) -> Result<Rotation, BackendError> {
         let dimensions = length(2 * inv_freq.len(), "rotation")?;
         let offsets: Vec<i32> = positions.iter().map(|&position| position as i32).collect();
         let frequencies: Vec<f32> = inv_freq.iter().map(|freq| 1.0 / freq).collect();
         let tokens = length(offsets.len(), "rotation")?;
+        let magnitudes: Vec<f32> = positions
+            .iter()
+            .map(|&position| magnitude(position))
+            .collect();
         let plain = magnitudes.iter().all(|&magnitude| magnitude == 1.0);
         Ok(Rotation {
             offsets: Array::from_slice(&offsets, &[tokens]),
             frequencies: Array::from_slice(&frequencies, &[dimensions / 2]),
             dimensions,
-            magnitudes: (!plain).then(|| Array::from_slice(magnitudes, &[tokens, 1, 1])),
+            magnitudes: (!plain).then(|| Array::from_slice(&magnitudes, &[tokens, 1, 1])),
         })
     }
 

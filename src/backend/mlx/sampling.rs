@@ -10,18 +10,17 @@ use mlx_rs::{Array, Dtype};
 use super::failed;
 use crate::backend::{BackendError, Draw, ShortList, TokenSource};
 
-/// Token ids of a step.
+/// Token ids that a step drew.
 pub struct Tokens {
     /// `[n]`, `u32`.
     ids: Array,
-    /// `[n]`: whether the logits each was drawn from were numbers. `None` for
-    /// ids that were given.
-    sound: Option<Array>,
+    /// `[n]`: whether the logits each was drawn from were numbers.
+    sound: Array,
 }
 
 impl Tokens {
-    /// The ids part after part.
-    pub(super) fn gather(parts: &[TokenSource<'_, Self>]) -> Result<Self, Exception> {
+    /// The ids of a step, part after part: `[T]`.
+    pub(super) fn gather(parts: &[TokenSource<'_, Self>]) -> Result<Array, Exception> {
         // Decoding: each sequence of the last step again, in the same order.
         if let Some(TokenSource::Drawn(all, 0)) = parts.first()
             && all.ids.dim(0) as usize == parts.len()
@@ -30,7 +29,7 @@ impl Tokens {
                     if std::ptr::eq(*tokens, *all) && *place == index)
             })
         {
-            return Ok(Self::given(all.ids.clone()));
+            return Ok(all.ids.clone());
         }
         let mut ids = Vec::with_capacity(parts.len());
         for part in parts {
@@ -42,22 +41,14 @@ impl Tokens {
                 }
             });
         }
-        Ok(Self::given(match ids.len() {
-            1 => ids.swap_remove(0),
-            _ => concatenate(&ids, 0)?,
-        }))
-    }
-
-    fn given(ids: Array) -> Self {
-        Self { ids, sound: None }
-    }
-
-    pub(super) fn ids(&self) -> &Array {
-        &self.ids
+        match ids.len() {
+            1 => Ok(ids.swap_remove(0)),
+            _ => concatenate(&ids, 0),
+        }
     }
 
     pub(super) fn arrays(&self) -> impl Iterator<Item = &Array> {
-        std::iter::once(&self.ids).chain(&self.sound)
+        [&self.ids, &self.sound].into_iter()
     }
 
     /// Waits for them.
@@ -69,10 +60,7 @@ impl Tokens {
             reason: error.to_string(),
         };
         let ids = self.ids.to_vec_exact::<u32>().map_err(unreadable)?;
-        let Some(sound) = &self.sound else {
-            return Ok(ids.into_iter().map(Some).collect());
-        };
-        let sound = sound.to_vec_exact::<bool>().map_err(unreadable)?;
+        let sound = self.sound.to_vec_exact::<bool>().map_err(unreadable)?;
         let drawn = ids.into_iter().zip(sound);
         Ok(drawn.map(|(id, sound)| sound.then_some(id)).collect())
     }
@@ -92,10 +80,7 @@ pub(super) fn sample(logits: &Array, draws: &[Draw]) -> Result<Tokens, Exception
             select(cold, best, random(&logits, &top, draws)?)?
         }
     };
-    Ok(Tokens {
-        ids,
-        sound: Some(sound),
-    })
+    Ok(Tokens { ids, sound })
 }
 
 /// Draws at the temperatures, none of which matters where it is 0.

@@ -37,7 +37,7 @@ on_every_backend! {
             let positions: Vec<u32> = (3..).take(tokens).collect();
             let inv_freq: Vec<f32> = (0..24).map(|i| 0.5f32.powi(i)).collect();
             let rotation = |magnitude| {
-                backend.rotation(&positions, &inv_freq, &vec![magnitude; tokens]).unwrap()
+                backend.rotation(&positions, &inv_freq, |_| magnitude).unwrap()
             };
             let rotations = [rotation(1.0), rotation(0.75)];
             let norms = [(); 2].map(|()| tensor(backend, &[head_dim], &dice.floats(head_dim)));
@@ -79,7 +79,7 @@ fn heads_of_other_shapes_are_refused() {
                     &vec![1.0; tokens * head_dim],
                 )
             };
-            let rotation = backend.rotation(&[0, 1], &[1.0; 8], &[1.0; 2]).unwrap();
+            let rotation = backend.rotation(&[0, 1], &[1.0; 8], |_| 1.0).unwrap();
             let norm = tensor(&backend, &[16], &[1.0; 16]);
             let go =
                 |q, k| backend.norm_rotate([q, k], Some([&norm; 2]), 1e-6, Some([&rotation; 2]));

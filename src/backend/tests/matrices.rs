@@ -18,8 +18,8 @@ on_backends! {
                 assert_close(&got, &product(&wide(&x), &values, columns), &what);
             }
             let ids = [7u32, 0, 39, 7];
-            let tokens = backend.tokens(&[TokenSource::Given(&ids)]).unwrap();
-            let got = backend.read(&backend.embed(&matrix, &tokens).unwrap()).unwrap();
+            let rows = backend.embed(&matrix, &[TokenSource::Given(&ids)]).unwrap();
+            let got = backend.read(&rows).unwrap();
             let expected = ids.map(|id| values[id as usize * columns..][..columns].to_vec());
             // An unpacked row may be rounded to the type of its scales.
             let expected = expected.concat();

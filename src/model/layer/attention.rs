@@ -1,8 +1,6 @@
 //! Attention: queries, keys and values of a step, normed and rotated, each
 //! sequence's rows over its own keys and values.
 
-use smallvec::smallvec;
-
 use super::Part;
 use crate::backend::{AttentionSettings, Backend, ShortList, Span};
 use crate::model::ModelError;
@@ -41,22 +39,24 @@ impl<B: Backend> Rotations<B> {
         rope: &Rope,
         positions: &[u32],
     ) -> Result<Self, ModelError> {
-        let plain: ShortList<f32> = smallvec![rope.magnitude; positions.len()];
-        let grown = rope.query_growth.map(|growth| {
-            let grown = |&position: &u32| rope.magnitude * growth.at(position as usize);
-            positions.iter().map(grown).collect::<ShortList<f32>>()
-        });
-        let rotation = |magnitudes: &[f32]| backend.rotation(positions, &rope.inv_freq, magnitudes);
+        let rotation =
+            |magnitude: &dyn Fn(u32) -> f32| backend.rotation(positions, &rope.inv_freq, magnitude);
+        let plain = rotation(&|_| rope.magnitude)?;
         // Up to the first step of its growth a query is what it is elsewhere.
-        Ok(match grown.filter(|grown| *grown != plain) {
-            Some(grown) => Self {
-                queries: rotation(&grown)?,
-                keys: Some(rotation(&plain)?),
-            },
-            None => Self {
-                queries: rotation(&plain)?,
+        let growth = rope.query_growth.as_ref().filter(|growth| {
+            let grown = |&position: &u32| growth.at(position as usize) != 1.0;
+            positions.iter().any(grown)
+        });
+        let Some(growth) = growth else {
+            return Ok(Self {
+                queries: plain,
                 keys: None,
-            },
+            });
+        };
+        let grown = |position: u32| rope.magnitude * growth.at(position as usize);
+        Ok(Self {
+            queries: rotation(&grown)?,
+            keys: Some(plain),
         })
     }
 }

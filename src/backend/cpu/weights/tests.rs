@@ -6,12 +6,11 @@ use std::num::NonZero;
 
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
-use smallvec::smallvec;
 
 use super::*;
-use crate::backend::Backend;
 use crate::backend::cpu::Cpu;
 use crate::backend::tests::stored::{FORMATS, assert_close, reference, weights};
+use crate::backend::{Backend, TokenSource};
 
 fn cpu() -> Cpu {
     Cpu::start(Products::F32, NonZero::new(2))
@@ -74,14 +73,16 @@ fn a_row_that_the_table_lacks_is_refused() {
     let (cpu, mut random) = (cpu(), StdRng::seed_from_u64(5));
     let (stored, values) = weights(&mut random, "affine 4/64", 10, 128);
     let matrix = Matrix::load(stored, &cpu).unwrap();
-    let rows = cpu.embed(&matrix, &smallvec![7, 0, 7]).unwrap();
+    let rows = cpu
+        .embed(&matrix, &[TokenSource::Given(&[7, 0, 7])])
+        .unwrap();
     let expected: Vec<(f64, f64)> = [7, 0, 7]
         .iter()
         .flat_map(|row| &values[row * 128..][..128])
         .map(|&value| (value, 1.0))
         .collect();
     assert_close(&rows, &expected, 1e-6, "rows");
-    let Err(error) = cpu.embed(&matrix, &smallvec![3, 10]) else {
+    let Err(error) = cpu.embed(&matrix, &[TokenSource::Given(&[3, 10])]) else {
         panic!("row 10 of 10 is there");
     };
     assert!(error.to_string().contains("row 10"), "{error}");
