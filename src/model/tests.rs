@@ -20,6 +20,7 @@ mod not_numbers;
 mod quantized;
 mod restored;
 mod states;
+mod steps;
 
 /// What mlx-lm computes, written by `tests/support/golden_demo.py`.
 fn golden() -> Vec<Value> {
